@@ -1,0 +1,11 @@
+"""Dot-product attention for NumPy arrays: scores, weights, output.
+
+Everything is loaded when it is first used: ``import numbattn`` imports neither Numba
+nor a backend.
+"""
+
+import lazy_loader as _lazy
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,24 @@
+# What the package offers, for lazy_loader, type checkers and editors alike.
+from . import testing as testing
+from .api import attention as attention
+from .api import scores as scores
+from .api import weights as weights
+from .errors import BackendUnavailableError as BackendUnavailableError
+from .errors import DTypeError as DTypeError
+from .errors import MemoryLimitError as MemoryLimitError
+from .errors import NumbattnError as NumbattnError
+from .errors import OptionError as OptionError
+from .errors import ShapeError as ShapeError
+from .explain import Explanation as Explanation
+from .explain import explain as explain
+from .selector import get_backend as get_backend
+from .selector import list_backends as list_backends
+from .selector import set_backend as set_backend
+from .selector import use_backend as use_backend
+from .settings import config_context as config_context
+from .settings import get_config as get_config
+from .settings import set_config as set_config
+from .settings import show_config as show_config
+from .streaming import iter_scores as iter_scores
+
+__version__: str

@@ -1,0 +1,169 @@
+"""Arrays from users: what is taken, in which dtype, and what has to be copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BackendUnavailableError, DTypeError, ShapeError
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+_CONTIGUOUS_ALIGNED = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_ALLOWED = "allowed are float16, bfloat16, float32, float64, integers and bools"
+_KINDS = {
+    "c": "complex numbers",
+    "O": "Python objects",
+    "U": "text",
+    "S": "bytes",
+    "T": "text",
+    "M": "dates",
+    "m": "time spans",
+}
+
+
+class DeviceArrayError(BackendUnavailableError):
+    """An argument lives on a CUDA device; the selector words the complaint."""
+
+
+def describe(array: NDArray[Any]) -> str:
+    """Return "a float32 array of shape (3, 4)"."""
+    return f"a {array.dtype} array of shape {array.shape}"
+
+
+def as_array(value: object, name: str) -> NDArray[Any]:
+    """Return `value` as a plain ndarray, without a copy where it is one.
+
+    Raises
+    ------
+    DTypeError
+        Something that is not an array of numbers, or means something else by
+        multiplication or by its missing entries.
+    DeviceArrayError
+        An array on a CUDA device.
+    """
+    if type(value) is np.ndarray:
+        return value
+    kind = type(value).__name__
+    if isinstance(value, np.ma.MaskedArray):
+        raise DTypeError(
+            f"{name} is a masked array; fill it (numpy.ma.filled) and say what not to "
+            "attend by mask= (True = attend)"
+        )
+    if isinstance(value, np.matrix):
+        raise DTypeError(f"{name} is a numpy.matrix; pass numpy.asarray({name})")
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    if value is None:
+        raise DTypeError(f"{name} is None; it has to be an array")
+    if on_device(value):
+        raise DeviceArrayError(name)
+    if hasattr(value, "nnz") or hasattr(value, "todense"):
+        raise DTypeError(f"{name} is sparse ({kind}); pass {name}.toarray()")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if "inhomogeneous" in str(error):
+            raise ShapeError(f"{name} is ragged: its rows differ in length") from None
+        raise DTypeError(
+            f"{name} ({kind}) cannot be read as an array: {error}"
+        ) from error
+    return array.view(np.ndarray)
+
+
+def on_device(value: object) -> bool:
+    """Whether it is an array on a CUDA device; a CPU tensor of PyTorch is not."""
+    try:
+        return hasattr(value, "__cuda_array_interface__")
+    except Exception:  # a property of someone else's may raise anything
+        return False
+
+
+def float_name(dtype: np.dtype[Any], name: str) -> str:
+    """Return the name of the floating dtype that an input counts as.
+
+    Integers and bools count as float64. Raises `DTypeError` for what is no real
+    number, and for floats that numbattn does not compute with.
+    """
+    if dtype.kind in "biu":
+        return "float64"
+    if dtype.name in _FLOATS and dtype.names is None:
+        return dtype.name
+    if dtype.names is not None:
+        found = f"a structured array with the fields {', '.join(dtype.names)}"
+        raise DTypeError(f"{name} is {found}; pass one field. {_ALLOWED.capitalize()}")
+    if dtype.char == "g":
+        raise DTypeError(
+            f"{name} has dtype {dtype} (long double); pass "
+            f"{name}.astype(numpy.float64). {_ALLOWED.capitalize()}"
+        )
+    what = _KINDS.get(dtype.kind)
+    raise DTypeError(
+        f"{name} has dtype {dtype}{f' ({what})' if what else ''}; {_ALLOWED}"
+    )
+
+
+def result_dtype(
+    arrays: Iterable[tuple[str, NDArray[Any]]],
+) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """Return the dtype of the result, and the one to accumulate in."""
+    found = {float_name(array.dtype, name): array.dtype for name, array in arrays}
+    if "float64" in found:
+        return FLOAT64, FLOAT64
+    if "float32" in found or len(found) == 2:  # float16 with bfloat16
+        return FLOAT32, FLOAT32
+    (half,) = found.values()
+    return half.newbyteorder("="), FLOAT32
+
+
+def ready(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether an array `fits` beyond doubt, at a glance."""
+    return (
+        array.dtype is dtype
+        and array.flags.num & _CONTIGUOUS_ALIGNED == _CONTIGUOUS_ALIGNED
+    )
+
+
+def regular(array: NDArray[Any]) -> bool:
+    """Whether it is aligned and all its strides are multiples of the item size."""
+    item = array.itemsize
+    return array.flags.aligned and all(stride % item == 0 for stride in array.strides)
+
+
+def fits(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether kernels can take the array as it lies."""
+    return array.dtype == dtype and regular(array)
+
+
+def copy_bytes(array: NDArray[Any], dtype: np.dtype[Any]) -> int:
+    """Return the bytes that `convert` is going to allocate."""
+    if fits(array, dtype):
+        return 0
+    return _once(array).size * dtype.itemsize
+
+
+def convert(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the array in a dtype, native, aligned, strides multiples of the item."""
+    if fits(array, dtype):
+        return array
+    return duplicate(array, dtype)
+
+
+def duplicate(array: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+    """Return a copy; what repeats by a stride of 0 is copied once and still repeats."""
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e300 is inf in float32
+        copy = np.array(_once(array), dtype=dtype, order="C")
+    return copy if copy.shape == array.shape else np.broadcast_to(copy, array.shape)
+
+
+def _once(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the part of an array that its strides of 0 repeat."""
+    if 0 not in array.strides or not array.size:
+        return array
+    return array[
+        tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)
+    ]

@@ -1,0 +1,141 @@
+"""The specification: NumPy in float64 or wider, unblocked, head by head.
+
+What numbattn means by its options is what this file computes. It is slow, keeps
+whole score matrices of the wider type, and rounds once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..problem import AttentionProblem
+    from . import Execution
+
+
+def wide_dtype(problem: AttentionProblem) -> np.dtype[Any]:
+    """Return what to compute in: float64 for float32, long double for float64."""
+    return np.dtype(np.longdouble if problem.acc_dtype.itemsize == 8 else np.float64)
+
+
+def at(
+    array: NDArray[Any], head: tuple[int, ...], lead: tuple[int, ...], trailing: int = 2
+) -> NDArray[Any]:
+    """Return what `array` has for one place of the broadcast leading axes.
+
+    Axes are aligned at the right. One of length 1 serves all places; a shorter heads
+    axis serves equal groups of heads; `trailing` axes are no leading ones.
+    """
+    axes = array.shape[: max(0, array.ndim - trailing)]
+    skip = len(lead) - len(axes)
+    place = zip(head[skip:], axes, lead[skip:], strict=True)
+    found: NDArray[Any] = array[tuple(i * own // size for i, own, size in place)]
+    return found
+
+
+def visible(problem: AttentionProblem, head: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return (n, m): True where this head's query attends the key."""
+    length = problem.kv_lengths
+    if not isinstance(length, int):
+        length = at(length, head, problem.lead, trailing=0)
+    offset = problem.q_offset
+    if not isinstance(offset, int):
+        offset = at(offset, head, problem.lead, trailing=0)
+    q_idx = np.arange(problem.n, dtype=np.int64)[:, None] + offset
+    j = np.arange(problem.m, dtype=np.int64)
+    seen = (q_idx - problem.left <= j) & (j <= q_idx + problem.right) & (j < length)
+    if problem.mask is not None:
+        seen = seen & at(problem.mask, head, problem.lead)
+    if problem.bias is not None:  # -inf masks, also where it meets NaN or +inf
+        seen = seen & (at(problem.bias, head, problem.lead) != -np.inf)
+    return seen
+
+
+def scores(problem: AttentionProblem, head: tuple[int, ...]) -> NDArray[Any]:
+    """Return (n, m): scale, softcap, bias, masks, in this order."""
+    wide = wide_dtype(problem)
+    query = at(problem.query, head, problem.lead).astype(wide)
+    key = at(problem.key, head, problem.lead).astype(wide)
+    s = (query @ key.T) * problem.scale
+    if problem.softcap:
+        s = problem.softcap * np.tanh(s / problem.softcap)
+    if problem.bias is not None:
+        s = s + at(problem.bias, head, problem.lead)
+    return np.where(visible(problem, head), s, -np.inf)
+
+
+def softmax(s: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the weights (n, m) and the log-sum-exp (n,); 0 and -inf without keys."""
+    row_max = s.max(axis=-1, keepdims=True, initial=-np.inf)
+    p = np.exp(s - np.where(row_max == -np.inf, 0, row_max))
+    row_sum = p.sum(axis=-1, keepdims=True)
+    lse = (row_max + np.log(row_sum))[:, 0]
+    return p / np.where(row_sum == 0, 1, row_sum), lse
+
+
+def mix(p: NDArray[Any], s: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
+    """Return (n, d_v): the weighted sum over attended keys; others are not read."""
+    if np.isfinite(value).all():
+        return np.asarray(p @ value)
+    attended = s != -np.inf
+    return np.stack([p[i, keys] @ value[keys] for i, keys in enumerate(attended)])
+
+
+class ReferenceBackend:
+    """NumPy; see `numbattn.backends.Backend`."""
+
+    name = "reference"
+
+    def unavailable_reason(self) -> str | None:
+        """None: it always can."""
+        return None
+
+    def run(
+        self,
+        problem: AttentionProblem,
+        out: NDArray[Any],
+        lse: NDArray[Any] | None,
+        execution: Execution,
+    ) -> None:
+        """Compute every head by itself."""
+        area, heads = problem.n * problem.m, prod(problem.lead)
+        for done, head in enumerate(np.ndindex(problem.lead), 1):
+            with np.errstate(all="ignore"):  # inf and NaN are answers here
+                s = scores(problem, head)
+                if problem.operation == "scores":
+                    out[head] = s
+                elif problem.operation == "weights":
+                    out[head] = softmax(s)[0]
+                elif problem.value is not None:
+                    p, row_lse = softmax(s)
+                    value = at(problem.value, head, problem.lead).astype(p.dtype)
+                    out[head] = mix(p, s, value)
+                    if lse is not None:
+                        lse[head] = row_lse
+            if execution.progress is not None:
+                execution.progress(done * area, heads * area)
+
+    def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
+        """Return the bytes of one head: some score matrices, wide copies of inputs."""
+        item = wide_dtype(problem).itemsize
+        inputs = (problem.n + problem.m) * (problem.d_k + problem.d_v)
+        return (4 * item + 3) * problem.n * problem.m + item * inputs
+
+    def plan(
+        self, problem: AttentionProblem, execution: Execution
+    ) -> Mapping[str, object]:
+        """Return the dtype; there are no tiles."""
+        return {"computes in": wide_dtype(problem).name, "blocks": "none, whole heads"}
+
+    def describe(self) -> str:
+        """One line on what runs here."""
+        return f"NumPy {np.__version__}, float64 or wider, unblocked"
+
+
+backend = ReferenceBackend()

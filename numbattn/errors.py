@@ -1,0 +1,27 @@
+"""The exceptions of numbattn; each is also the built-in error that it resembles."""
+
+from __future__ import annotations
+
+
+class NumbattnError(Exception):
+    """Anything that numbattn itself complains about."""
+
+
+class ShapeError(NumbattnError, ValueError):
+    """Axes that do not fit each other."""
+
+
+class DTypeError(NumbattnError, TypeError):
+    """A kind of array, or a dtype, that cannot be computed with."""
+
+
+class OptionError(NumbattnError, ValueError):
+    """An option, a setting or an environment variable with an impossible value."""
+
+
+class BackendUnavailableError(NumbattnError, RuntimeError):
+    """A backend that cannot run here, or not on these arrays."""
+
+
+class MemoryLimitError(NumbattnError, MemoryError):
+    """A call that would need more memory than it may use; nothing was allocated."""

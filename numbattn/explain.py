@@ -1,0 +1,222 @@
+"""What a call is going to do, before it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import blocks, config, dispatch, selector
+from .errors import OptionError
+from .memory import show
+from .problem import Operation
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from .backends import Backend, Execution
+    from .problem import AttentionProblem
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found; ``print`` it."""
+
+    operation: str
+    axes: dict[str, str]
+    """How the axes of every argument were read."""
+    backend: str
+    reason: str
+    """Why this backend."""
+    others: dict[str, str]
+    """By name, why not another one."""
+    dtype: str
+    acc_dtype: str
+    plan: dict[str, object]
+    """Of the backend: tiles, threads, and the like."""
+    out_bytes: int
+    workspace_bytes: int
+    copied_bytes: int
+    """Bytes of converted copies of the inputs."""
+
+    def __str__(self) -> str:
+        """Return it as lines of text."""
+        sections: dict[str, dict[str, object]] = {
+            f"{self.operation} on backend {self.backend!r}": {"because": self.reason},
+            "axes": dict(self.axes),
+            "dtype": {"result": self.dtype, "accumulates in": self.acc_dtype},
+            "plan": self.plan,
+            "memory": {
+                "result": show(self.out_bytes),
+                "workspace": show(self.workspace_bytes),
+                "converted copies": show(self.copied_bytes),
+            },
+            "not chosen": dict(self.others),
+        }
+        lines = []
+        for title, entries in sections.items():
+            lines.append(title)
+            width = max(map(len, entries), default=0)
+            lines += [f"  {name:<{width}}  {text}" for name, text in entries.items()]
+        return "\n".join(lines)
+
+
+def explain(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike | None = None,
+    *,
+    operation: Operation | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    is_causal: bool = False,
+    window_size: tuple[int | None, int | None] | None = None,
+    q_offset: int | ArrayLike = 0,
+    kv_lengths: int | ArrayLike | None = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+    max_memory: int | str | None = None,
+) -> Explanation:
+    """Return how a call would run, without running it.
+
+    Parameters
+    ----------
+    query, key, value : array_like
+        As for `attention`, `scores` and `weights`.
+    operation : {"scores", "weights", "attention"}, optional
+        Which call; "attention" with a value and "scores" without one unless given.
+    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths : optional
+        The options of `attention`.
+    backend, num_threads, max_memory : optional
+        The execution options of `attention`.
+
+    Returns
+    -------
+    Explanation
+        The backend and why, how the axes were read, dtypes, tiles, threads and bytes,
+        and why each other backend was not chosen. It prints well.
+
+    Raises
+    ------
+    NumbattnError
+        What the call itself would raise, but for a result or workspace beyond
+        `max_memory`: these are reported, not refused.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> query, key = np.ones((8, 5, 4)), np.ones((2, 6, 4))
+    >>> found = numbattn.explain(query, key, backend="reference")
+    >>> found.backend, found.reason
+    ('reference', "backend='reference' in the call")
+    >>> found.axes["key"]
+    '(2 heads, m = 6, d_k = 4), each for 4 query heads'
+    """
+    if operation is None:
+        operation = "scores" if value is None else "attention"
+    if operation not in ("scores", "weights", "attention"):
+        raise OptionError(
+            f"operation is {operation!r}; it has to be 'scores', 'weights' or "
+            "'attention'"
+        )
+    options = {
+        "scale": 1.0 if scale is None and operation == "scores" else scale,
+        "softcap": softcap,
+        "bias": bias,
+        "mask": mask,
+        "is_causal": is_causal,
+        "window_size": window_size,
+        "q_offset": q_offset,
+        "kv_lengths": kv_lengths,
+    }
+    arrays = (query, key, value) if operation == "attention" else (query, key)
+    problem, chosen, execution = dispatch.start(
+        operation, arrays, options, backend, num_threads, max_memory, False
+    )
+    return Explanation(
+        operation=operation,
+        axes=_axes(problem),
+        backend=chosen.name,
+        reason=_reason(backend),
+        others=_others(chosen.name),
+        dtype=problem.dtype.name,
+        acc_dtype=problem.acc_dtype.name,
+        plan=_plan(problem, chosen, execution),
+        out_bytes=dispatch.memory_bytes(problem, True) - problem.copied_bytes,
+        workspace_bytes=chosen.workspace_bytes(problem, execution),
+        copied_bytes=problem.copied_bytes,
+    )
+
+
+def _plan(
+    problem: AttentionProblem, backend: Backend, execution: Execution
+) -> dict[str, object]:
+    plan = dict(backend.plan(problem, execution))
+    if problem.dtype != problem.acc_dtype:
+        rows, _ = blocks.choose_shape(problem, backend, execution, execution.max_memory)
+        plan["rounding"] = f"to {problem.dtype}, by blocks of {rows} queries"
+    return plan
+
+
+def _reason(name: str | None) -> str:
+    where = "in the call"
+    if name is None:
+        name = config.current().backend
+        where = {
+            "context": "by use_backend or config_context",
+            "set": "by set_backend or set_config",
+            "default": "by default",
+        }.get(source := config.origin("backend"), f"by the {source}")
+    if name == selector.AUTO:
+        return f"backend='auto' {where}: the arrays are in host memory"
+    return f"backend={name!r} {where}"
+
+
+def _others(chosen: str) -> dict[str, str]:
+    return {
+        name: reason or "can run; name it to use it"
+        for name, reason in selector.list_backends().items()
+        if name != chosen
+    }
+
+
+def _axes(problem: AttentionProblem) -> dict[str, str]:
+    result_last = (
+        f"d_v = {problem.d_v}"
+        if problem.operation == "attention"
+        else f"m = {problem.m}"
+    )
+    found = {
+        "query": _read(problem.query, "n", "d_k"),
+        "key": _read(problem.key, "m", "d_k") + _group(problem, problem.key),
+    }
+    if problem.value is not None:
+        found["value"] = _read(problem.value, "m", "d_v")
+        found["value"] += _group(problem, problem.value)
+    lead = _lead_words(problem.lead)
+    found["result"] = f"({', '.join([*lead, f'n = {problem.n}', result_last])})"
+    if any(array.ndim == 3 for array in (problem.query, problem.key)):
+        found["note"] = (
+            "the first axis of a 3-D array is heads, not batch; a batch without heads "
+            "is x[:, None]"
+        )
+    return found
+
+
+def _read(array: NDArray[Any], rows: str, columns: str) -> str:
+    *lead, n, d = array.shape
+    words = [*_lead_words(tuple(lead)), f"{rows} = {n}", f"{columns} = {d}"]
+    return f"({', '.join(words)})"
+
+
+def _lead_words(lead: tuple[int, ...]) -> list[str]:
+    batch = [f"{size} batch" for size in lead[:-1]]
+    return [*batch, *(f"{size} heads" for size in lead[-1:])]
+
+
+def _group(problem: AttentionProblem, array: NDArray[Any]) -> str:
+    if array.ndim < 3 or array.shape[-3] in (0, problem.lead[-1]):
+        return ""
+    return f", each for {problem.lead[-1] // array.shape[-3]} query heads"

@@ -1,0 +1,156 @@
+"""Sizes in bytes: reading them, and refusing a call before it takes too much."""
+
+from __future__ import annotations
+
+import numbers
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from .errors import MemoryLimitError, OptionError
+
+UNGUARDED_BYTES = 64 * 1024**2
+"""Below this, the free memory of the machine is not looked up."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgtp]?i?b)?", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_ALLOWED = 'give bytes as an int, or text like "512 MiB" or "2 GB"'
+
+
+def parse_bytes(value: object, name: str = "max_memory") -> int:
+    """Read a number of bytes.
+
+    Parameters
+    ----------
+    value : int, float or str
+        Bytes, or text with a unit: "2 GB" is 2 * 10**9, "2 GiB" is 2 * 2**30.
+    name : str
+        What to call it in a complaint.
+
+    Returns
+    -------
+    int
+        Bytes, 1 or more.
+
+    Raises
+    ------
+    OptionError
+        Anything else.
+    """
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise OptionError(f"{name} is {value!r}, not a size; {_ALLOWED}")
+        unit = (match[2] or "B").lower()
+        base = 1024 if "i" in unit else 1000
+        size = float(match[1]) * base ** _POWER[unit.rstrip("b").rstrip("i")]
+        # an exact integer stays exact, also above 2**53
+        size = int(match[1]) if match[1].isdigit() and unit == "b" else size
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        size = value if isinstance(value, numbers.Integral) else float(value)
+        if not size < float("inf"):
+            raise OptionError(f"{name} is {value!r}; {_ALLOWED}")
+    else:
+        raise OptionError(f"{name} is {value!r}; {_ALLOWED}")
+    if size < 1:
+        raise OptionError(f"{name} is {value!r}; it has to be 1 byte or more")
+    return int(size)
+
+
+def show(size: int) -> str:
+    """Return a size for people: "1.5 GiB"."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            return f"{amount:.4g} {unit}"
+        amount /= 1024
+    return f"{amount:.4g} PiB"
+
+
+def available_bytes() -> int:
+    """Return what can still be allocated: of the machine, or of this cgroup."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    for folder, limit, used in _cgroups():
+        room = _cgroup_room(folder, limit, used)
+        if room is not None:
+            free = min(free, room)
+    return free
+
+
+@lru_cache(maxsize=1)
+def _cgroups() -> list[tuple[Path, str, str]]:
+    """Return the memory groups of this process: folder, file of limit, file of use."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, limit, used = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root = Path("/sys/fs/cgroup/memory")
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # every parent limits too; inside a container the root itself is ours
+        folder = root / path.lstrip("/")
+        found += [
+            (each, limit, used)
+            for each in (folder, *folder.parents)
+            if each.is_relative_to(root) and (each / limit).is_file()
+        ]
+    return found
+
+
+def _cgroup_room(folder: Path, limit: str, used: str) -> int | None:
+    try:
+        allowed = (folder / limit).read_text().strip()
+        if allowed == "max":
+            return None
+        taken = int((folder / used).read_text())
+        # pages of files count as used, but give way when memory is asked for
+        for line in (folder / "memory.stat").read_text().splitlines():
+            name, _, amount = line.partition(" ")
+            if name in ("inactive_file", "total_inactive_file"):
+                taken -= int(amount)
+                break
+        return max(0, int(allowed) - taken)
+    except (OSError, ValueError):
+        return None
+
+
+def require(wanted: int, limit: int | None, what: str, advice: str) -> None:
+    """Refuse a call that would take too much.
+
+    Parameters
+    ----------
+    wanted : int
+        Bytes that the call is going to allocate.
+    limit : int or None
+        `max_memory` of the call, None for none.
+    what : str
+        What needs them, for the message.
+    advice : str
+        What would help, for the message.
+
+    Raises
+    ------
+    MemoryLimitError
+        More than `limit`, or, from 64 MiB, more than the machine has free.
+    """
+    if limit is not None and wanted > limit:
+        raise MemoryLimitError(
+            f"{what} needs {wanted} bytes ({show(wanted)}); max_memory allows "
+            f"{limit} ({show(limit)}). {advice}"
+        )
+    if wanted >= UNGUARDED_BYTES:
+        free = available_bytes()
+        if wanted > free:
+            raise MemoryLimitError(
+                f"{what} needs {wanted} bytes ({show(wanted)}); {free} "
+                f"({show(free)}) are free. {advice}"
+            )

@@ -1,0 +1,240 @@
+"""The options of a call, read one by one; each function returns what kernels need."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import as_array, describe, float_name
+from .errors import DTypeError, OptionError, ShapeError
+
+UNBOUNDED = 2**62
+"""A side of the window without end."""
+_FAR = 2**61  # offsets are cut here: sums with UNBOUNDED stay within int64
+
+
+def number(value: object, name: str, dtype: np.dtype[Any]) -> float:
+    """Return a finite number as a value of the accumulation dtype."""
+    if not isinstance(value, (numbers.Real, np.floating)) or isinstance(
+        value, (bool, np.bool_)
+    ):
+        what = describe(value) if isinstance(value, np.ndarray) else repr(value)
+        raise OptionError(f"{name} is {what}; it has to be one real number")
+    with np.errstate(over="ignore"):
+        result = float(dtype.type(value))
+    if not -np.inf < result < np.inf:
+        raise OptionError(
+            f"{name} is {value!r}; it has to be finite as a {dtype} number"
+        )
+    return result
+
+
+@lru_cache(maxsize=256)
+def default_scale(d_k: int, dtype: np.dtype[Any]) -> float:
+    """Return 1 / sqrt(d_k) as a value of the accumulation dtype."""
+    return float(dtype.type(1 / max(1, d_k) ** 0.5))
+
+
+def softcap_number(value: object, dtype: np.dtype[Any]) -> float:
+    """Return the softcap; 0.0 stands for none."""
+    if value is None:
+        return 0.0
+    cap = number(value, "softcap", dtype)
+    if cap <= 0:
+        raise OptionError(
+            f"softcap is {value!r}; it has to be above 0 (as a {dtype} number), or "
+            "None for none"
+        )
+    return cap
+
+
+def flag(value: object, name: str) -> bool:
+    """Return a bool; nothing else is taken for one."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    hint = ""
+    if isinstance(value, str):
+        hint = '; alignment is an option of its own: q_offset="lower_right"'
+    raise OptionError(f"{name} is {value!r}; it has to be True or False{hint}")
+
+
+def window(value: object) -> tuple[int, int]:
+    """Return (left, right) with `UNBOUNDED` where there is no end."""
+    if value is None:
+        return UNBOUNDED, UNBOUNDED
+    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+        raise OptionError(
+            f"window_size is {value!r}; it has to be a pair (left, right) of ints, "
+            "each None or -1 for no end"
+        )
+    return _side(value[0], "left", value), _side(value[1], "right", value)
+
+
+def _side(side: object, word: str, value: object) -> int:
+    if side is None:
+        return UNBOUNDED
+    size = _integer(side)
+    if size is None or size < -1:
+        raise OptionError(
+            f"window_size is {value!r}; its {word} side has to be an int of 0 or "
+            "more, or None or -1 for no end"
+        )
+    return UNBOUNDED if size == -1 else min(size, UNBOUNDED)
+
+
+def _integer(value: object) -> int | None:
+    """Return an int for an int of any kind, but not for a bool."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind not in "iu"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def positive(value: object, name: str, meaning: str) -> int:
+    """Return an int of 1 or more."""
+    result = _integer(value)
+    if result is None or result < 1:
+        raise OptionError(
+            f"{name} is {value!r}; it has to be an int of 1 or more ({meaning})"
+        )
+    return result
+
+
+def key_lengths(
+    value: object, lead: tuple[int, ...], m: int
+) -> int | NDArray[np.int64]:
+    """Return how many keys exist, one number or by leading axes; m without any."""
+    if value is None:
+        return m
+    result = _by_lead(value, "kv_lengths", lead)
+    low, high = (
+        (result, result)
+        if isinstance(result, int)
+        else (int(result.min(initial=m)), int(result.max(initial=0)))
+    )
+    if low < 0 or high > m:
+        raise OptionError(
+            f"kv_lengths has the value {low if low < 0 else high}; it has to be in "
+            f"0..m, and key has m = {m} rows"
+        )
+    return result
+
+
+def query_offset(
+    value: object,
+    lead: tuple[int, ...],
+    n: int,
+    m: int,
+    lengths: int | NDArray[np.int64],
+) -> int | NDArray[np.int64]:
+    """Return the position of query row 0, one number or by leading axes.
+
+    `lengths` is what `key_lengths` returned: "lower_right" puts the last query at
+    the last key that exists.
+    """
+    if isinstance(value, str):
+        if value == "lower_right":
+            at_end: int | NDArray[np.int64] = lengths - n
+            return at_end
+        raise OptionError(
+            f'q_offset is {value!r}; it has to be an int, "lower_right", or an array '
+            "of ints"
+        )
+    result = _by_lead(value, "q_offset", lead)
+    return max(-_FAR, min(result, _FAR)) if isinstance(result, int) else result
+
+
+def _by_lead(
+    value: object, name: str, lead: tuple[int, ...]
+) -> int | NDArray[np.int64]:
+    """Return an int, or an int64 copy of an array that goes with the leading axes."""
+    single = _integer(value)
+    if single is not None:
+        return single
+    if isinstance(value, (bool, np.bool_, float)):
+        raise OptionError(f"{name} is {value!r}; it has to be an int or an int array")
+    array = as_array(value, name)
+    if array.dtype.kind not in "iu":
+        raise DTypeError(f"{name} is {describe(array)}; it has to be of an int dtype")
+    if array.ndim != len(lead) or any(
+        own not in (1, size) for own, size in zip(array.shape, lead, strict=True)
+    ):
+        example = ", for (batch, heads) pass x[:, None]" if len(lead) == 2 else ""
+        raise ShapeError(
+            f"{name} has shape {array.shape}; it has to be an int, or an array with "
+            f"exactly as many axes as there are leading axes, {lead} here, each 1 or "
+            f"equal{example}"
+        )
+    if array.dtype.kind == "u":
+        array = np.minimum(array, np.uint64(_FAR))
+    return np.clip(array.astype(np.int64, order="C"), -_FAR, _FAR)
+
+
+def additive(value: object, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """Return the bias as it came, checked against the scores' shape."""
+    if value is None:
+        return None
+    array = as_array(value, "bias")
+    if array.dtype.kind in "biu":
+        hint = (
+            "pass it as mask= (True = attend)"
+            if array.dtype.kind == "b"
+            else "pass bias.astype(numpy.float32)"
+        )
+        raise DTypeError(
+            f"bias is {describe(array)}; it has to be of a floating dtype, it is "
+            f"added to the scores: {hint}"
+        )
+    float_name(array.dtype, "bias")
+    _fits(array, "bias", shape)
+    return array
+
+
+def boolean(value: object, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return the mask as it came, checked against the scores' shape."""
+    if value is None:
+        return None
+    array = as_array(value, "mask")
+    if array.dtype.kind != "b":
+        hint = (
+            "pass what is added to the scores as bias="
+            if array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+            else "pass mask.astype(bool)"
+        )
+        raise DTypeError(
+            f"mask is {describe(array)}; it has to be of dtype bool, True = attend: "
+            f"{hint}"
+        )
+    _fits(array, "mask", shape)
+    return array
+
+
+def _fits(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> None:
+    """Raise unless the array broadcasts to the scores."""
+    extra = array.ndim - len(shape)
+    if extra > 0 or any(
+        own not in (1, size)
+        for own, size in zip(array.shape, shape[-extra:], strict=True)
+    ):
+        raise ShapeError(
+            f"{name} has shape {array.shape}; it has to broadcast to the scores' "
+            f"(..., n, m) = {shape}: aligned at the right, each axis 1 or equal"
+        )
+
+
+def scale_number(value: object, d_k: int, dtype: np.dtype[Any]) -> float:
+    """Return the scale; None is 1 / sqrt(d_k)."""
+    if value is None:
+        return default_scale(d_k, dtype)
+    if type(value) is float and value == 1.0:
+        return 1.0
+    return number(value, "scale", dtype)

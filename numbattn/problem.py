@@ -1,0 +1,356 @@
+"""A call, checked once for all backends: shapes, dtypes, heads, options, `out`."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import memory, options
+from .arrays import (
+    FLOAT32,
+    FLOAT64,
+    as_array,
+    convert,
+    copy_bytes,
+    fits,
+    on_device,
+    ready,
+    result_dtype,
+)
+from .errors import DTypeError, OptionError, ShapeError
+from .options import UNBOUNDED
+from .shapes import differ, leading
+
+Operation = Literal["scores", "weights", "attention"]
+_Named = list[tuple[str, NDArray[Any]]]
+_NO_OFFSET = 0
+
+
+class AttentionProblem(NamedTuple):
+    """What to compute; made by `check`, never by hand.
+
+    Arrays are plain, native, aligned, of the accumulation dtype, with strides that
+    are multiples of the item size, and keep their own leading axes: nothing is
+    repeated to broadcast it. Query head h reads key head ``h // (H_q // H_k)``.
+
+    Key j is attended by query i where ``q_idx - left <= j <= q_idx + right`` with
+    ``q_idx = i + q_offset``, and ``j < kv_lengths``, and the mask, broadcast, is True.
+    """
+
+    # a named tuple: it is frozen, and made in a third of a frozen dataclass's time
+    operation: Operation
+    query: NDArray[Any]
+    """(..., n, d_k)"""
+    key: NDArray[Any]
+    """(..., m, d_k)"""
+    value: NDArray[Any] | None
+    """(..., m, d_v); None unless the operation is "attention"."""
+    lead: tuple[int, ...]
+    """Leading axes of the result, the heads last; () for matrices."""
+    n: int
+    m: int
+    d_k: int
+    d_v: int
+    """0 unless the operation is "attention"."""
+    dtype: np.dtype[Any]
+    """Of the result."""
+    acc_dtype: np.dtype[Any]
+    """float32 or float64: of all arrays here, and to accumulate in."""
+    scale: float
+    """Exactly a value of `acc_dtype`, as `softcap` is."""
+    softcap: float = 0.0
+    """0.0 for none."""
+    bias: NDArray[Any] | None = None
+    """Own axes, broadcastable to ``lead + (n, m)``."""
+    mask: NDArray[np.bool_] | None = None
+    """Own axes, broadcastable to ``lead + (n, m)``; True = attend."""
+    left: int = UNBOUNDED
+    right: int = UNBOUNDED
+    """0 or less where the call is causal."""
+    q_offset: int | NDArray[np.int64] = 0
+    """One number, or an array of as many axes as `lead`, each 1 or equal."""
+    kv_lengths: int | NDArray[np.int64] = 0
+    """Likewise; m where the call gave none."""
+    n_total: int = 0
+    """Rows of the whole call; what is cut from it keeps the path of the whole."""
+    copied_bytes: int = 0
+    """Bytes of converted copies among the arrays."""
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        last = self.d_v if self.operation == "attention" else self.m
+        return (*self.lead, self.n, last)
+
+    @property
+    def lse_shape(self) -> tuple[int, ...]:
+        """Shape of the log-sum-exp."""
+        return (*self.lead, self.n)
+
+    @property
+    def has_options(self) -> bool:
+        """Whether there is anything beyond the scale."""
+        return bool(
+            self.softcap
+            or self.bias is not None
+            or self.mask is not None
+            or self.left != UNBOUNDED
+            or self.right != UNBOUNDED
+            or not isinstance(self.kv_lengths, int)
+            or self.kv_lengths != self.m
+        )
+
+    def block(self, q0: int, q1: int, k0: int, k1: int) -> AttentionProblem:
+        """Return the problem of query rows q0..q1 and keys k0..k1 of the scores."""
+        lengths = self.kv_lengths
+        bounded = self.left != UNBOUNDED or self.right != UNBOUNDED
+        return self._replace(
+            query=self.query[..., q0:q1, :],
+            key=self.key[..., k0:k1, :],
+            value=None if self.value is None else self.value[..., k0:k1, :],
+            n=q1 - q0,
+            m=k1 - k0,
+            bias=_cut(self.bias, q0, q1, k0, k1),
+            mask=_cut(self.mask, q0, q1, k0, k1),
+            q_offset=self.q_offset + (q0 - k0) if bounded else 0,
+            kv_lengths=max(0, min(lengths - k0, k1 - k0))
+            if isinstance(lengths, int)
+            else np.clip(lengths - k0, 0, k1 - k0),
+        )
+
+    def rows(self, q0: int, q1: int) -> AttentionProblem:
+        """Return the problem of query rows q0..q1, with all keys."""
+        return self.block(q0, q1, 0, self.m)
+
+
+def _cut(array: NDArray[Any] | None, q0: int, q1: int, k0: int, k1: int) -> Any:
+    if array is None:
+        return None
+    if array.ndim and array.shape[-1] != 1:
+        array = array[..., k0:k1]
+    if array.ndim > 1 and array.shape[-2] != 1:
+        array = array[..., q0:q1, :]
+    return array
+
+
+def check(
+    operation: Operation,
+    query: object,
+    key: object,
+    value: object = None,
+    *,
+    scale: object = None,
+    softcap: object = None,
+    bias: object = None,
+    mask: object = None,
+    is_causal: object = False,
+    window_size: object = None,
+    q_offset: object = 0,
+    kv_lengths: object = None,
+    max_memory: int | None = None,
+    allocates_out: bool = True,
+) -> AttentionProblem:
+    """Check a call and bring it into the one form that backends take.
+
+    Parameters
+    ----------
+    operation : {"scores", "weights", "attention"}
+        What to compute.
+    query, key, value : array_like
+        The inputs; `value` for "attention" only.
+    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
+        The options of `numbattn.attention`; here a scale of None is 1/sqrt(d_k) for
+        every operation.
+    max_memory : int, optional
+        Bytes; looked at before converted copies are made.
+    allocates_out : bool
+        Whether the caller is going to allocate the result, too.
+
+    Returns
+    -------
+    AttentionProblem
+        The call, ready for a backend.
+
+    Raises
+    ------
+    ShapeError, DTypeError, OptionError, MemoryLimitError
+        As the public functions say.
+    DeviceArrayError
+        An array lies on a CUDA device.
+    """
+    query = as_array(query, "query")
+    key = as_array(key, "key")
+    values = as_array(value, "value") if operation == "attention" else None
+
+    # Each step has a general way and, for speed, a test whether nothing is to be done.
+    dtype = acc_dtype = query.dtype
+    simple = (
+        (dtype is FLOAT32 or dtype is FLOAT64)
+        and ready(query, dtype)
+        and ready(key, dtype)
+        and (values is None or ready(values, dtype))
+    )
+    if not simple:
+        named = _named(query, key, values)
+        dtype, acc_dtype = result_dtype(named)
+    if query.ndim == 2 == key.ndim and (values is None or values.ndim == 2):
+        lead: tuple[int, ...] = ()
+    else:
+        lead = leading(_named(query, key, values))
+    n, d_k = query.shape[-2:]
+    m, key_depth = key.shape[-2:]
+    d_v = 0
+    if d_k != key_depth:
+        raise differ("query", query, "key", key, "their last axis, d_k")
+    if values is not None:
+        m_value, d_v = values.shape[-2:]
+        if m_value != m:
+            raise differ("key", key, "value", values, "axis -2, the number of keys m")
+    factor = options.scale_number(scale, d_k, acc_dtype)
+    problem = AttentionProblem(
+        operation, query, key, values, lead, n, m, d_k, d_v, dtype, acc_dtype, factor,
+        kv_lengths=m, n_total=n,
+    )  # fmt: skip
+    if (
+        softcap is not None
+        or bias is not None
+        or mask is not None
+        or is_causal is not False
+        or window_size is not None
+        or q_offset is not _NO_OFFSET  # by identity: it may be an array
+        or kv_lengths is not None
+    ):
+        problem = _with_options(
+            problem, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
+        )
+    if not simple or problem.bias is not None:
+        problem = _converted(problem, max_memory, allocates_out)
+    return problem
+
+
+def _named(
+    query: NDArray[Any], key: NDArray[Any], values: NDArray[Any] | None
+) -> _Named:
+    named = [("query", query), ("key", key)]
+    return named if values is None else [*named, ("value", values)]
+
+
+def _with_options(
+    problem: AttentionProblem,
+    softcap: object,
+    bias: object,
+    mask: object,
+    is_causal: object,
+    window_size: object,
+    q_offset: object,
+    kv_lengths: object,
+) -> AttentionProblem:
+    lead, n, m = problem.lead, problem.n, problem.m
+    left, right = options.window(window_size)
+    if options.flag(is_causal, "is_causal"):
+        right = min(right, 0)
+    lengths = options.key_lengths(kv_lengths, lead, m)
+    offset = options.query_offset(q_offset, lead, n, m, lengths)
+    if left == UNBOUNDED == right:
+        offset = 0  # checked, and without effect
+    return problem._replace(
+        softcap=options.softcap_number(softcap, problem.acc_dtype),
+        bias=options.additive(bias, (*lead, n, m)),
+        mask=options.boolean(mask, (*lead, n, m)),
+        left=left,
+        right=right,
+        q_offset=offset,
+        kv_lengths=lengths,
+    )
+
+
+def _converted(
+    problem: AttentionProblem, max_memory: int | None, allocates_out: bool
+) -> AttentionProblem:
+    """Return the problem with every array in the form that backends take."""
+    acc_dtype = problem.acc_dtype
+    fields = ("query", "key", "value", "bias")
+    arrays = {
+        name: array for name in fields if (array := getattr(problem, name)) is not None
+    }
+    names = [name for name, array in arrays.items() if not fits(array, acc_dtype)]
+    if not names:
+        return problem
+    copied = sum(copy_bytes(arrays[name], acc_dtype) for name in names)
+    wanted = copied
+    if allocates_out:
+        wanted += prod(problem.out_shape) * problem.dtype.itemsize
+    memory.require(
+        wanted,
+        max_memory,
+        f"{problem.operation} with copies of {', '.join(names)} in {acc_dtype}",
+        f"Pass aligned {acc_dtype} arrays, which are not copied, or raise max_memory",
+    )
+    converted: Any = {name: convert(array, acc_dtype) for name, array in arrays.items()}
+    return problem._replace(**converted, copied_bytes=copied)
+
+
+def check_out(problem: AttentionProblem, out: Any) -> None:
+    """Check that the result can be written into `out`.
+
+    Parameters
+    ----------
+    problem : AttentionProblem
+        The call.
+    out : object
+        An array, or anything with a shape, a NumPy dtype and slice assignment.
+
+    Raises
+    ------
+    ShapeError, DTypeError, OptionError
+        It does not fit, or cannot be written.
+    """
+    if (
+        type(out) is np.ndarray
+        and ready(out, problem.dtype)
+        and out.shape == problem.out_shape
+        and out.flags.writeable
+    ):
+        return
+    if isinstance(out, (np.ma.MaskedArray, np.matrix)):
+        raise DTypeError(f"out is a {type(out).__name__}; pass a plain array")
+    kind = type(out).__name__
+    missing = [
+        name for name in ("shape", "dtype", "__setitem__") if not hasattr(out, name)
+    ]
+    if missing:
+        raise DTypeError(
+            f"out ({kind}) has no {', no '.join(missing)}; it has to be an array, or "
+            "an object with shape, dtype and slice assignment"
+        )
+    if on_device(out):
+        raise DTypeError(f"out ({kind}) is on a CUDA device; pass an array on the host")
+    if tuple(out.shape) != problem.out_shape:
+        raise ShapeError(
+            f"out has shape {tuple(out.shape)}; {problem.operation} writes "
+            f"{problem.out_shape} here"
+        )
+    try:
+        dtype = np.dtype(out.dtype)
+    except TypeError:
+        raise DTypeError(
+            f"out ({kind}) has dtype {out.dtype!r}, which is not a NumPy dtype"
+        ) from None
+    if dtype.newbyteorder("=") != problem.dtype:
+        raise DTypeError(
+            f"out has dtype {dtype}; it has to be {problem.dtype}, as the result is"
+        )
+    if isinstance(out, np.ndarray):
+        if not out.flags.writeable:
+            raise OptionError("out is read-only; pass an array that can be written")
+        if out.size and any(
+            stride == 0 and size > 1
+            for stride, size in zip(out.strides, out.shape, strict=True)
+        ):
+            raise OptionError(
+                f"out repeats its elements (strides {out.strides}); every element of "
+                "the result needs a place of its own"
+            )

@@ -1,0 +1,165 @@
+"""Score matrices that need not fit into memory, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import blocks, dispatch, memory
+from .progress import check_progress, reporting
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from .backends import Backend, Execution
+    from .problem import AttentionProblem
+
+
+def iter_scores(
+    query: ArrayLike,
+    key: ArrayLike,
+    *,
+    scale: float | None = 1.0,
+    softcap: float | None = None,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    is_causal: bool = False,
+    window_size: tuple[int | None, int | None] | None = None,
+    q_offset: ArrayLike = 0,
+    kv_lengths: ArrayLike | None = None,
+    block_shape: tuple[int, int] | None = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+    max_memory: int | str | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
+    """Return an iterator over the blocks of a score matrix that need not fit.
+
+    The blocks come in row-major order and have the bits of `scores`. The call is
+    checked, and its backend chosen, before the iterator is returned.
+
+    Parameters
+    ----------
+    query : array_like
+        Shape (..., n, d_k); read as in `scores`.
+    key : array_like
+        Shape (..., m, d_k); read as in `scores`.
+    scale : float, optional
+        Multiplies the dot products; None is ``1 / sqrt(d_k)``.
+    softcap : float, optional
+        Above 0; turns every score s into ``softcap * tanh(s / softcap)``.
+    bias : array_like, optional
+        Of a floating dtype, broadcastable to (..., n, m); added after the softcap.
+        Where a score becomes ``-inf`` the key is not attended.
+    mask : array_like, optional
+        Of bools, broadcastable to (..., n, m); True where the query attends the key.
+    is_causal : bool
+        Whether query i attends only keys ``j <= i + q_offset``.
+    window_size : (left, right), optional
+        Query i attends only ``i + q_offset - left <= j <= i + q_offset + right``;
+        None or -1 is no end.
+    q_offset : int, array_like or "lower_right"
+        Position of query row 0 among the keys, such as the length of a cache. An
+        array has exactly as many axes as there are leading axes, each 1 or equal.
+        "lower_right" puts the last query at the last key.
+    kv_lengths : int or array_like, optional
+        How many of the m keys exist; shapes as for `q_offset`.
+    block_shape : (int, int), optional
+        Queries and keys of a block; the last ones may be smaller. Unless given,
+        blocks take up to 64 MiB, or what `max_memory` allows.
+    backend : str, optional
+        "auto", "cpu", "cuda", "reference" or that of another package; what
+        `use_backend` or `set_backend` chose unless given.
+    num_threads : int, optional
+        Threads at most.
+    max_memory : int or str, optional
+        Bytes that may be allocated at a time, or text such as "2 GB".
+    progress : bool or callable, optional
+        True for a bar on stderr, or f(done, total), called in score elements.
+
+    Returns
+    -------
+    iterator of (slice, slice, ndarray)
+        Where the block lies along the queries and along the keys, and the block, a
+        fresh array of shape (..., rows, columns); dtype and units as in `scores`.
+
+    Raises
+    ------
+    ShapeError, DTypeError, OptionError
+        An argument that does not fit; raised by the call, not by the iterator.
+    BackendUnavailableError
+        The backend cannot run here, or not on arrays of a CUDA device.
+    MemoryLimitError
+        A block would take more than `max_memory`, or than the machine has free.
+
+    See Also
+    --------
+    scores : The whole matrix at once; into a `numpy.memmap` by ``out=``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> query, key = np.ones((3, 2)), np.ones((5, 2))
+    >>> blocks = numbattn.iter_scores(query, key, block_shape=(2, 4))
+    >>> for rows, columns, block in blocks:
+    ...     print(rows.start, rows.stop, columns.start, columns.stop, block.sum())
+    0 2 0 4 16.0
+    0 2 4 5 4.0
+    2 3 0 4 8.0
+    2 3 4 5 2.0
+    """
+    options = {
+        "scale": scale,
+        "softcap": softcap,
+        "bias": bias,
+        "mask": mask,
+        "is_causal": is_causal,
+        "window_size": window_size,
+        "q_offset": q_offset,
+        "kv_lengths": kv_lengths,
+    }
+    problem, chosen, execution = dispatch.start(
+        "scores", (query, key), options, backend, num_threads, max_memory, False
+    )
+    rows, keys = _shape(problem, chosen, execution, block_shape)
+    check_progress(progress)
+    return _iterate(problem, chosen, execution, rows, keys, progress)
+
+
+def _shape(
+    problem: AttentionProblem,
+    backend: Backend,
+    execution: Execution,
+    block_shape: object,
+) -> tuple[int, int]:
+    """Return the rows and keys of a block that memory has room for."""
+    limit = execution.max_memory
+    left = None if limit is None else limit - problem.copied_bytes
+    if block_shape is None:
+        rows, keys = blocks.choose_shape(problem, backend, execution, left)
+    else:
+        rows, keys = blocks.given_shape(problem, block_shape)
+    part = blocks.first(problem, rows, keys)
+    wanted = blocks.needed_bytes(problem, rows, keys, backend, execution)
+    wanted += problem.copied_bytes
+    memory.require(
+        wanted,
+        limit,
+        f"a block of scores of shape {part.out_shape} on {backend.name!r}",
+        "Take a smaller block_shape, or raise max_memory",
+    )
+    return rows, keys
+
+
+def _iterate(
+    problem: AttentionProblem,
+    backend: Backend,
+    execution: Execution,
+    rows: int,
+    keys: int,
+    progress: object,
+) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
+    with reporting(progress, "scores") as report:
+        execution = execution._replace(progress=report)
+        yield from blocks.scores_by_block(problem, backend, execution, rows, keys)

@@ -1,0 +1,54 @@
+"""Validate the docstrings of the public names with numpydoc.
+
+`numpydoc lint` takes whole files and would ask for a Parameters section in every small
+internal helper; this walks `numbattn.__all__` and the methods of its classes instead.
+The checks left out are those of ``[tool.numpydoc_validation]`` in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from numpydoc.validate import validate
+
+import numbattn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def public_names() -> Iterator[str]:
+    """Give the dotted name of everything that a user can meet in the documentation."""
+    for name in numbattn.__all__:
+        found = getattr(numbattn, name)
+        if not (inspect.isfunction(found) or inspect.isclass(found)):
+            continue
+        if not found.__module__.startswith("numbattn"):
+            continue
+        yield f"{found.__module__}.{found.__qualname__}"
+        if inspect.isclass(found):
+            for method, value in vars(found).items():
+                if inspect.isfunction(value) and not method.startswith("_"):
+                    yield f"{found.__module__}.{found.__qualname__}.{method}"
+
+
+def main() -> int:
+    """Print every complaint; return how many there are, at most 1."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    left_out = set(settings["tool"]["numpydoc_validation"]["checks"]) - {"all"}
+    complaints = count = 0
+    for name in public_names():
+        count += 1
+        for code, message in validate(name)["errors"]:
+            if code not in left_out:
+                print(f"{name}: {code} {message}")
+                complaints += 1
+    print(f"{count} public names, {complaints} complaints")
+    return min(complaints, 1) if count else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The CPU backend: Numba kernels on vectors of the processor, in parallel.
+
+simd (vectors) -> tiles (register tiles) -> rows, scores, attention (kernels)
+-> matrix, fused (tile sizes and arguments) -> launch (threads) with cache (disk).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from numbattn.backends import Execution
+    from numbattn.problem import AttentionProblem
+
+
+class CpuBackend:
+    """Blocked kernels compiled by Numba; see `numbattn.backends.Backend`."""
+
+    name = "cpu"
+
+    def unavailable_reason(self) -> str | None:
+        """None, or that Numba is missing."""
+        if "numba" in sys.modules:
+            found = sys.modules["numba"] is not None
+        else:
+            found = importlib.util.find_spec("numba") is not None
+        return None if found else "Numba is not installed; run: pip install numba"
+
+    def run(
+        self,
+        problem: AttentionProblem,
+        out: np.ndarray,
+        lse: np.ndarray | None,
+        execution: Execution,
+    ) -> None:
+        """Compute the problem into `out` (and `lse`)."""
+        from . import engine
+
+        engine.run(problem, out, lse, execution)
+
+    def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
+        """Bytes beyond inputs and output."""
+        from . import engine
+
+        return engine.workspace_bytes(problem, execution)
+
+    def plan(
+        self, problem: AttentionProblem, execution: Execution
+    ) -> Mapping[str, object]:
+        """Tiles, threads and vector width, for `explain`."""
+        from . import engine
+
+        return engine.plan(problem, execution)
+
+    def describe(self) -> str:
+        """One line on what runs here."""
+        from . import engine
+
+        return engine.describe()
+
+
+backend = CpuBackend()
+
+
+def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> list[str]:
+    """Compile every kernel or load it from the disk cache; return their names."""
+    from . import engine
+
+    return engine.warmup(dtypes)

@@ -1,0 +1,94 @@
+"""What the CPU backend does with a problem: dispatch, sizes, words about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numba
+import numpy as np
+
+from numbattn.backends import Execution
+from numbattn.problem import AttentionProblem
+
+from . import attention, few_rows, fused, launch, matrix, scores, softmax
+from .levels import chosen
+
+STRIDED_BLOCK_BYTES = 32 << 20  # of contiguous scratch where `out` is not
+
+
+def run(
+    problem: AttentionProblem,
+    out: np.ndarray,
+    lse: np.ndarray | None,
+    execution: Execution,
+) -> None:
+    """Compute any operation into `out` (and `lse`)."""
+    if problem.operation == "attention":
+        fused.run(problem, out, lse, execution)
+    elif out.shape[-1] == 1 or out.strides[-1] == out.itemsize:
+        matrix.run(problem, out, execution)
+    else:
+        _run_strided(problem, out, execution)
+
+
+def _run_strided(
+    problem: AttentionProblem, out: np.ndarray, execution: Execution
+) -> None:
+    """Kernels write rows of unit stride: go through a contiguous block of rows."""
+    row_bytes = out[..., :1, :].size * out.itemsize
+    step = max(1, min(problem.n, STRIDED_BLOCK_BYTES // max(1, row_bytes)))
+    for first in range(0, problem.n, step):
+        last = min(problem.n, first + step)
+        block = np.empty((*problem.lead, last - first, problem.m), out.dtype)
+        matrix.run(problem.rows(first, last), block, execution)
+        out[..., first:last, :] = block
+
+
+def _cut(problem: AttentionProblem) -> matrix.Tiling | fused.Blocks:
+    if problem.operation == "attention":
+        return fused.blocks(problem)
+    return matrix.tiling(problem)
+
+
+def workspace_bytes(problem: AttentionProblem, execution: Execution) -> int:
+    """Scratch of all workers, and the table of offsets."""
+    cut = _cut(problem)
+    workers = min(launch.threads(execution), cut.tasks)
+    leads = max(1, int(np.prod(problem.lead)))
+    return workers * cut.workspace * problem.acc_dtype.itemsize + leads * 64
+
+
+def plan(problem: AttentionProblem, execution: Execution) -> Mapping[str, object]:
+    """Numbers for `explain`."""
+    cut = _cut(problem)
+    rows, columns = matrix.shape_of_tile(problem.acc_dtype)
+    path = (
+        f"few rows (n <= {matrix.SHORT_ROWS}): keys read once, lanes along d"
+        if cut.short
+        else f"register tiles of {rows} queries x {columns} keys"
+    )
+    return {
+        "path": path,
+        "vectors": chosen().name,
+        "threads": min(launch.threads(execution), cut.tasks),
+        "tasks": cut.tasks,
+        "block": f"{cut.row_step} queries, {cut.key_block} keys at a time",
+    }
+
+
+def describe() -> str:
+    """One line: compiler, vectors, threads."""
+    threads = numba.config.NUMBA_NUM_THREADS
+    return f"Numba {numba.__version__}, {chosen().name} vectors, {threads} threads"
+
+
+def warmup(dtypes: tuple[str, ...]) -> list[str]:
+    """Compile or load every kernel for these dtypes; return their names."""
+    names = []
+    for dtype in dtypes:
+        for module in (scores, few_rows, softmax, attention):
+            kernel = module.kernel(dtype, chosen())
+            for kind in ("serial", "parallel"):
+                getattr(kernel, kind)
+                names.append(f"{kernel.name}-{kind}")
+    return names

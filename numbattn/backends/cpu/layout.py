@@ -1,0 +1,91 @@
+"""Arrays as kernels see them: a matrix at leading index 0, and a table of offsets.
+
+However a problem is broadcast, grouped or strided, a kernel gets two-dimensional
+views and, for each flat leading index, where its matrices start. Nothing is ever
+copied or expanded for broadcasting.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from numbattn.problem import AttentionProblem
+
+# columns of the int64 table `lead`, a row for each leading index: element offsets,
+# the position of query row 0 and the number of keys that exist
+QUERY, KEY, VALUE, OUT, BIAS, MASK, POSITION, LENGTH = range(8)
+
+LINE = 16  # elements: at least a cache line of 64 bytes
+
+_NOTHING: dict[np.dtype[Any], np.ndarray] = {
+    np.dtype(kind): np.empty((0, 0), kind)
+    for kind in (np.float32, np.float64, np.bool_)
+}
+
+
+def matrix(array: np.ndarray | None, dtype: Any = np.bool_) -> np.ndarray:
+    """The last two axes at leading index 0; an empty matrix for None."""
+    if array is None:
+        return _NOTHING[np.dtype(dtype)]
+    if array.ndim == 2:
+        return array
+    if array.ndim < 2:
+        return array.reshape((1,) * (2 - array.ndim) + array.shape)
+    view: np.ndarray = array[(0,) * (array.ndim - 2)]
+    return view
+
+
+@lru_cache(maxsize=64)
+def _offsets(
+    shape: tuple[int, ...], strides: tuple[int, ...], lead: tuple[int, ...], item: int
+) -> np.ndarray:
+    """Offsets in elements for each flat index of `lead`, for one array's axes."""
+    total = np.zeros(lead, np.int64)
+    for back in range(1, len(shape) + 1):
+        size, wanted = shape[-back], lead[-back]
+        if size > 1:
+            index = np.arange(wanted) // (wanted // size)  # grouped heads
+            total += (index * (strides[-back] // item)).reshape(
+                (-1,) + (1,) * (back - 1)
+            )
+    return total.ravel()
+
+
+def offsets(array: np.ndarray, lead: tuple[int, ...]) -> np.ndarray | int:
+    """Where the matrices of `array` start, for each flat index of `lead`."""
+    if array.ndim <= 2:
+        return 0
+    return _offsets(array.shape[:-2], array.strides[:-2], lead, array.itemsize)
+
+
+def lead_table(problem: AttentionProblem, out: np.ndarray) -> np.ndarray:
+    """The table of offsets, positions and lengths, (leading indices, 8) int64."""
+    lead = problem.lead
+    position, length = problem.q_offset, problem.kv_lengths
+    if not lead:
+        row = (0, 0, 0, 0, 0, 0, int(position), int(length))
+        return np.array((row,), np.int64)
+    table = np.zeros((int(np.prod(lead)), 8), np.int64)
+    for column, array in (
+        (QUERY, problem.query),
+        (KEY, problem.key),
+        (VALUE, problem.value),
+        (OUT, out),
+        (BIAS, problem.bias),
+        (MASK, problem.mask),
+    ):
+        if array is not None:
+            table[:, column] = offsets(array, lead)
+    for column, number in ((POSITION, position), (LENGTH, length)):
+        if isinstance(number, np.ndarray):
+            number = np.broadcast_to(number, lead).ravel()
+        table[:, column] = number
+    return table
+
+
+def workspace(workers: int, elements: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """Uninitialised scratch, (workers, elements and a cache line to align)."""
+    return np.empty((workers, elements + LINE), dtype)

@@ -1,0 +1,171 @@
+"""Scores and weights on the CPU: tile sizes, arguments, launches."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbattn.backends import Execution
+from numbattn.problem import AttentionProblem
+
+from . import few_rows, launch, scores, softmax
+from .layout import lead_table, matrix, workspace
+from .levels import chosen
+from .tiles import DOT_KEYS, SHAPES
+
+SHORT_ROWS = 16  # documented: at most so many queries take the path for few rows
+PACKED_BYTES = 192 * 1024  # of packed keys at a time: they stay in the L2 cache
+ROWS_BYTES = 512 * 1024  # of score rows between their first and last touch
+FUSED_KEYS = 32 * 1024  # longer rows leave the cache before their softmax anyway
+ROW_STEP = 192  # rows that share a packing of keys, at least: it costs 2.5 %
+STREAM_BYTES = 12 << 20  # of `out`: 2048 x 2048 float32 gains 5 %
+TASKS = 12  # wanted at least, to share the work evenly
+TASK_FLOPS = (2e6, 24e6)  # 20 to 200 us on one core
+# dtype.name takes 1.5 us
+NAMES = {np.dtype(name): name for name in ("float32", "float64")}
+
+
+class Tiling(NamedTuple):
+    """How a problem is cut; every number follows from shapes and dtype."""
+
+    row_step: int  # query rows of a task
+    key_step: int  # keys of a task
+    key_block: int  # keys packed at a time
+    tasks: int
+    workspace: int  # elements of a worker
+    fused: bool  # softmax inside the score tasks
+    short: bool  # few queries: keys are read as they lie, once
+
+
+def up(number: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-number // step) * step
+
+
+def shape_of_tile(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Rows and columns of the register tile."""
+    level = chosen()
+    rows, across = SHAPES[level.name]
+    return rows, across * max(1, level.width // dtype.itemsize)
+
+
+def short_workspace(dtype: np.dtype[Any], n: int, depth: int) -> int:
+    """Elements that the path for few rows needs: packed queries, gathered keys."""
+    lanes = max(1, chosen().width // dtype.itemsize)
+    chunks = -(-depth // (scores.DEPTH_CHUNK * lanes))
+    return n * (depth + 2 * lanes * chunks) + DOT_KEYS * (3 + depth)
+
+
+def tiling(problem: AttentionProblem) -> Tiling:
+    """Choose the blocks of a scores or weights problem."""
+    leads = prod(problem.lead) if problem.lead else 1
+    short = problem.n_total <= SHORT_ROWS
+    weights = problem.operation == "weights"
+    return _tiling(
+        leads, problem.n, problem.m, problem.d_k, problem.acc_dtype, weights, short
+    )
+
+
+@lru_cache(maxsize=256)
+def _tiling(
+    leads: int,
+    n: int,
+    m: int,
+    depth: int,
+    dtype: np.dtype[Any],
+    weights: bool,
+    short: bool,
+) -> Tiling:
+    item = dtype.itemsize
+    rows, columns = shape_of_tile(dtype)
+    depth = max(1, depth)
+    fused = False
+    if short:
+        block = min(up(max(1, PACKED_BYTES // (depth * item)), 64), up(m, 64))
+        row_step, key_step = n, block
+        size = short_workspace(dtype, n, depth)
+    else:
+        block = PACKED_BYTES // (depth * item) // columns * columns
+        block = max(columns, min(block, 8 * columns, up(m, columns)))
+        fused = weights and m <= FUSED_KEYS
+        if fused:
+            key_step = m
+            row_step = ROWS_BYTES // (m * item) // rows * rows
+            row_step = max(rows, min(row_step, 16 * rows, up(n, rows)))
+        else:
+            flops = 2.0 * depth * leads * n * m / TASKS
+            flops = min(max(flops, TASK_FLOPS[0]), TASK_FLOPS[1])
+            area = int(flops / (2 * depth))
+            block = min(block, up(max(1, area // min(n, ROW_STEP)), columns))
+            key_step = block
+            row_step = min(up(n, rows), up(max(ROW_STEP, area // block), rows))
+        size = 2 * rows * columns + block * depth
+    tasks = leads * -(-n // row_step) * -(-m // key_step)
+    return Tiling(row_step, key_step, block, tasks, size, fused, short)
+
+
+def streams(problem: AttentionProblem, out: np.ndarray, cut: Tiling) -> bool:
+    """Whether to write scores past the caches.
+
+    A store to a line outside the caches first reads it; streaming does not: 8192 x
+    8192, d 64 runs at 91 % of the FMA peak instead of 79. Wanted where `out` does
+    not fit into the caches anyway, is not touched again here, and all of its rows
+    start alike within a vector.
+    """
+    return (
+        problem.operation == "scores"
+        and out.nbytes >= STREAM_BYTES
+        and not cut.short
+        and not problem.softcap
+        and problem.bias is None
+        and problem.mask is None
+        and chosen().name in ("avx512", "avx2")
+        and all(stride % 64 == 0 for stride in out.strides[:-1])
+    )
+
+
+def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> None:
+    """Fill `out` (..., n, m) with scores or weights."""
+    if problem.m == 0:
+        return
+    level, dtype = chosen(), problem.acc_dtype
+    cut = tiling(problem)
+    lead = lead_table(problem, out)
+    target = matrix(out)
+    flops = 2.0 * out.size * max(8, problem.d_k)
+    stream = streams(problem, out, cut)
+    if stream:  # the blocks may be shifted by a part of a vector
+        reach = problem.m + max(1, level.width // dtype.itemsize) - 1
+        row_blocks = -(-problem.n // cut.row_step)
+        cut = cut._replace(tasks=len(lead) * row_blocks * -(-reach // cut.key_step))
+    workers = min(launch.threads(execution), cut.tasks)
+    arguments: tuple[Any, ...] = (
+        matrix(problem.query),
+        matrix(problem.key),
+        matrix(problem.bias, dtype),
+        matrix(problem.mask),
+        target,
+        lead,
+        workspace(workers, cut.workspace, dtype),
+        problem.scale,
+        problem.softcap,
+        problem.left,
+        problem.right,
+    )
+    if cut.short:
+        kernel = few_rows.kernel(NAMES[dtype], level)
+        arguments += (cut.key_step,)
+    else:
+        kernel = scores.kernel(NAMES[dtype], level)
+        steps = (cut.row_step, cut.key_step, cut.key_block)
+        arguments += (*steps, cut.fused, stream)
+    launch.run(kernel, arguments, cut.tasks, flops, out.size, execution)
+    if problem.operation == "weights" and not cut.fused:
+        step = max(1, min(problem.n, 2**16 // problem.m))
+        tasks = len(lead) * -(-problem.n // step)
+        quiet = execution.without_progress()
+        kernel = softmax.kernel(NAMES[dtype], level)
+        launch.run(kernel, (target, lead, step), tasks, 32.0 * out.size, 0, quiet)

@@ -1,0 +1,291 @@
+"""The score kernel: blocked Q Kᵀ with every option, softmax on demand.
+
+Work is split into tasks of one leading index, some rows and some keys. In a task
+the keys are packed k-major into panels as wide as the register tile (scale folded
+in), then each tile of query rows runs along the panels: a strip of `out` is
+written once, finished (options, masks) while it is in the nearest cache, and left.
+For `weights` a task holds whole rows and ends with their softmax.
+
+The loop over blocks is that of Goto & van de Geijn, "Anatomy of high-performance
+matrix multiplication" (2008), without packing the left operand: d is small.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numba import types
+
+from .launch import Kernel
+from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY
+from .levels import Simd
+from .pointers import address, advance, align, fetch_add, misalignment, peek, poke
+from .rows import row_operations
+from .simd import inner
+from .tiles import tiles
+
+# A sum over d runs in registers for DEPTH_CHUNK steps, chunks are added up, and
+# stretches of DEPTH_STRETCH again: a plain sum breaks the promised error bound for
+# data of one sign (up to d/2.9 units; the bound is 32). Costs 2 % at d = 128.
+DEPTH_CHUNK = 64
+DEPTH_STRETCH = 64 * DEPTH_CHUNK
+
+GROUP = 16  # row tiles that pass by a panel of keys before the next one
+
+
+@cache
+def _pack(dtype: str, level: Simd):
+    t = tiles(dtype, level)
+    lanes, columns = t.lanes, t.columns
+    scalar = np.dtype(dtype).type
+
+    @inner
+    def pack(key, row, column, first, last, depth, scale, packed):
+        """Keys first..last, scaled, into panels ``[depth][columns]``.
+
+        Places without a key (before 0, behind `last`) are filled with zeros.
+        """
+        for panel in range(first, last, columns):
+            target = advance(packed, (panel - first) * depth)
+            for j in range(panel, panel + columns, lanes):
+                block = advance(target, j - panel)
+                source = advance(key, j * row)
+                done = 0
+                if column == 1 and j >= 0 and j + lanes <= last:
+                    while done + lanes <= depth:
+                        t.transpose(
+                            advance(source, done), row,
+                            advance(block, done * columns), columns, scale,
+                        )  # fmt: skip
+                        done += lanes
+                for c in range(done, depth):
+                    for lane in range(lanes):
+                        x = scalar(0)
+                        if 0 <= j + lane < last:
+                            x = peek(source, lane * row + c * column) * scale
+                        poke(block, c * columns + lane, x)
+
+    return pack
+
+
+@cache
+def _tile(dtype: str, level: Simd):
+    t = tiles(dtype, level)
+    size = t.rows * t.columns
+
+    @inner
+    def tile(
+        query, row, column, rows, panel, depth, scratch, out, out_row,
+        skipped, columns, stream,
+    ):  # fmt: skip
+        """One register tile of scores, the sum over d in chunks (see above)."""
+        chunk = depth
+        if depth > DEPTH_CHUNK:
+            chunk = -(-depth // -(-depth // DEPTH_CHUNK))
+        total = advance(scratch, size)  # sums of whole stretches
+        stretches = 0
+        before, c = 0, 0
+        while True:
+            width = min(chunk, depth - c)
+            last = c + width >= depth
+            target, target_row, skip, past = scratch, t.columns, 0, 0
+            if last and depth <= DEPTH_STRETCH:
+                target, target_row, skip, past = out, out_row, skipped, stream
+            t.product(
+                advance(query, c * column), row, column, rows,
+                advance(panel, c * t.columns), t.columns, width,
+                scratch, t.columns, before,
+                target, target_row, skip, columns, past,
+            )  # fmt: skip
+            before = 1
+            c += width
+            if depth > DEPTH_STRETCH and (last or c // DEPTH_STRETCH > stretches):
+                for i in range(rows * t.columns):
+                    x = peek(scratch, i)
+                    if stretches > 0:
+                        x += peek(total, i)
+                    poke(total, i, x)
+                stretches += 1
+                before = 0
+            if last:
+                break
+        if depth > DEPTH_STRETCH:
+            for r in range(rows):
+                for j in range(max(0, skipped), min(columns, t.columns)):
+                    poke(out, r * out_row + j, peek(total, r * t.columns + j))
+
+    return tile
+
+
+@cache
+def blocks(dtype: str, level: Simd):
+    """How to fill a block of `out` with plain scores: packing, then tiles."""
+    t = tiles(dtype, level)
+    pack, tile = _pack(dtype, level), _tile(dtype, level)
+
+    @inner
+    def tiled_block(
+        query, q_row, q_column, rows, packed, depth, scratch, out, out_row,
+        first, last, behind, ahead, skipped, stream,
+    ):  # fmt: skip
+        """Rows times packed keys first..last, without tiles that no row sees.
+
+        Row i sees columns ``i - behind <= j < i + ahead``; columns below `skipped`
+        are not of `out`. A panel stays in the L1 cache while the rows pass by.
+        """
+        j = first // t.columns * t.columns
+        while j < last:
+            panel = advance(packed, j * depth)
+            for i in range(0, rows, t.rows):
+                if j + t.columns > i - behind and j < i + t.rows - 1 + ahead:
+                    tile(
+                        advance(query, i * q_row), q_row, q_column,
+                        min(t.rows, rows - i), panel, depth, scratch,
+                        advance(out, i * out_row + j), out_row,
+                        max(0, skipped - j), last - j, stream,
+                    )  # fmt: skip
+            j += t.columns
+
+    return pack, tiled_block
+
+
+@cache
+def row_finisher(dtype: str, level: Simd):
+    """Options and masks on a stretch of one row; shared with the attention kernel."""
+    row = row_operations(dtype, level)
+    scalar = np.dtype(dtype).type
+
+    @inner
+    def finish_row(
+        out, i, first, last, low, high, bias, bias_at, mask, mask_at, softcap, fill,
+        stream,
+    ):  # fmt: skip
+        """Options and masks on ``out[first:last]`` of row i; low..high is seen."""
+        begin, end = max(first, low), min(last, high)
+        if begin >= end:
+            begin = end = first
+        if softcap > scalar(0):
+            row.soft_cap(out, begin, end, softcap)
+        if bias.shape[0] > 0:
+            at = bias_at
+            if bias.shape[0] > 1:
+                at += i * (bias.strides[0] // bias.itemsize)
+            stride = 0
+            if bias.shape[1] > 1:
+                stride = bias.strides[1] // bias.itemsize
+            row.add_bias(out, begin, end, address(bias, at), stride)
+        if mask.shape[0] > 0:
+            at = mask_at
+            if mask.shape[0] > 1:
+                at += i * mask.strides[0]
+            stride = 0
+            if mask.shape[1] > 1:
+                stride = mask.strides[1]
+            row.apply_mask(out, begin, end, address(mask, at), stride)
+        if fill:
+            row.fill(out, first, begin, scalar(-np.inf), stream)
+            row.fill(out, end, last, scalar(-np.inf), stream)
+
+    return finish_row
+
+
+@cache
+def kernel(dtype: str, level: Simd) -> Kernel:
+    """The score kernel of one element type (float32 or float64).
+
+    Arguments behind ``number, counter, stop``: `query` (n, d), `key` (m, d) and
+    `out` (n, m, unit stride along m) at leading index 0; `bias`, `mask` likewise
+    or empty; `lead`, the table of element offsets, positions and lengths for every
+    leading index; `workspace` (workers, elements); the numbers of the options; the
+    steps of `matrix.Tiling`; whether to end with a softmax, and whether (1, 0) `out`
+    is written past the caches. Invariant: a task writes its own part of `out`,
+    nothing else.
+    """
+    t = tiles(dtype, level)
+    row = row_operations(dtype, level)
+    pack, tiled_block = blocks(dtype, level)
+    finish_row = row_finisher(dtype, level)
+    scalar = np.dtype(dtype).type
+
+    def worker(
+        number, counter, stop, query, key, bias, mask, out, lead, workspace,
+        scale, softcap, left, right, row_step, key_step, key_block, softmax, stream,
+    ):  # fmt: skip
+        n, m, depth = out.shape[0], out.shape[1], query.shape[1]
+        item = out.itemsize
+        q_row, q_column = query.strides[0] // item, query.strides[1] // item
+        k_row, k_column = key.strides[0] // item, key.strides[1] // item
+        out_row = out.strides[0] // item
+        reach = m + t.lanes - 1 if stream else m
+        row_blocks, key_blocks = -(-n // row_step), -(-reach // key_step)
+        modified = softcap > scalar(0) or bias.shape[0] > 0 or mask.shape[0] > 0
+        scratch = align(address(workspace, number * workspace.shape[1]))
+        packed = advance(scratch, 2 * t.rows * t.columns)
+        while True:
+            task = fetch_add(counter, 1)
+            if task >= stop:
+                break
+            block = task % (row_blocks * key_blocks)
+            at = task // (row_blocks * key_blocks)
+            top = block % row_blocks * row_step
+            bottom = min(n, top + row_step)
+            position, length = lead[at, POSITION], lead[at, LENGTH]
+            q = address(query, lead[at, QUERY])
+            k = address(key, lead[at, KEY])
+            o = address(out, lead[at, OUT])
+            # streamed stores want panels that start on a vector of `out`
+            shift = misalignment(o, t.lanes) if stream else 0
+            begin = block // row_blocks * key_step - shift
+            end = min(m, begin + key_step)
+            for start in range(begin, end, key_block):
+                first, last = max(0, start), min(end, start + key_block)
+                low = max(first, top + position - left)
+                high = min(last, length, bottom + position + right)
+                if low < high:
+                    whole = -(-(high - start) // t.columns) * t.columns
+                    pack(
+                        k, k_row, k_column, start, min(last, start + whole), depth,
+                        scale, packed,
+                    )  # fmt: skip
+                for i in range(top, bottom, GROUP * t.rows):
+                    rows = min(GROUP * t.rows, bottom - i)
+                    low = max(first, i + position - left)
+                    high = min(last, length, i + rows + position + right)
+                    strip = advance(o, i * out_row)
+                    if low < high:
+                        seen = i + position - start
+                        tiled_block(
+                            advance(q, i * q_row), q_row, q_column, rows, packed,
+                            depth, scratch, advance(strip, start), out_row,
+                            low - start, high - start, left - seen, seen + right + 1,
+                            first - start, stream,
+                        )  # fmt: skip
+                    for r in range(i, i + rows):
+                        low = max(0, r + position - left)
+                        high = min(length, r + position + right + 1)
+                        if modified or low > first or high < last:
+                            finish_row(
+                                advance(o, r * out_row), r, first, last, low, high,
+                                bias, lead[at, BIAS], mask, lead[at, MASK],
+                                softcap, not softmax, stream,
+                            )  # fmt: skip
+            if softmax:
+                for r in range(top, bottom):
+                    low = max(0, r + position - left)
+                    high = max(low, min(length, r + position + right + 1))
+                    row.softmax(advance(o, r * out_row), low, high, m)
+
+    element = getattr(types, dtype)
+    matrix = types.Array(element, 2, "A", readonly=True)
+    arguments = (
+        *(matrix, matrix, matrix),
+        types.Array(types.boolean, 2, "A", readonly=True),
+        types.Array(element, 2, "A"),
+        types.Array(types.int64, 2, "C"),
+        types.Array(element, 2, "C"),
+        *(element, element),
+        *(types.int64,) * 5,
+        *(types.boolean, types.int64),
+    )
+    return Kernel(f"scores-{dtype}-{level.name}", worker, arguments)

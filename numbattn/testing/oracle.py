@@ -1,0 +1,289 @@
+"""The oracle: scores, weights and attention in long double, read from the rules.
+
+Nothing here is shared with :mod:`numbattn.problem` or with a backend, so that a
+misreading there cannot hide. It is written for reading: one leading index at a
+time, the visible keys of each row as one explicit range, no blocks, no tricks.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Exact", "accumulation_dtype", "exact", "result_dtype"]
+
+Array = np.ndarray[Any, Any]
+LONG = np.longdouble
+_DEFAULT: Any = object()
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What a call should give, and the sums that its error bounds are made of.
+
+    Attributes
+    ----------
+    dtype, acc_dtype : numpy.dtype
+        Of the result, and of the accumulation (the lse has it too).
+    scores : (..., n, m) longdouble
+        ``-inf`` where masked.
+    attended : (..., n, m) bool
+        Whether the key takes part: not masked and a score above ``-inf``.
+    magnitude : (..., n, m) longdouble
+        ``|scale| * sum_c |q_ic k_jc| + |bias_ij|``.
+    row_magnitude : (..., n) longdouble
+        The largest `magnitude` over attended keys, 0 in an empty row (S_i).
+    weights : (..., n, m) longdouble
+        Softmax over attended keys, 0 elsewhere.
+    lse : (..., n) longdouble
+        Natural logarithm of the sum of exponentials, ``-inf`` in an empty row.
+    output : (..., n, d_v) longdouble or None
+    output_magnitude : (..., n, d_v) longdouble or None
+        ``sum_j weights_ij |v_jc|``.
+    value_max : (..., 1, d_v) longdouble or None
+        The largest ``|v_jc|`` over keys that some row attends.
+    """
+
+    operation: str
+    dtype: np.dtype[Any]
+    acc_dtype: np.dtype[Any]
+    scores: Array
+    attended: Array
+    magnitude: Array
+    row_magnitude: Array
+    weights: Array
+    lse: Array
+    output: Array | None = None
+    output_magnitude: Array | None = None
+    value_max: Array | None = None
+
+
+def result_dtype(*arrays: Array) -> np.dtype[Any]:
+    """Return the dtype of the result for these query, key and value arrays."""
+    names = {a.dtype.name if a.dtype.kind not in "biu" else "float64" for a in arrays}
+    if "float64" in names:
+        return np.dtype(np.float64)
+    if "float32" in names or len(names) > 1:
+        return np.dtype(np.float32)
+    native: np.dtype[Any] = arrays[0].dtype.newbyteorder("=")
+    return native
+
+
+def accumulation_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return float64 for float64 and float32 for everything narrower."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def exact(
+    operation: str,
+    query: Any,
+    key: Any,
+    value: Any = None,
+    *,
+    scale: Any = _DEFAULT,
+    softcap: float | None = None,
+    bias: Any = None,
+    mask: Any = None,
+    is_causal: bool = False,
+    window_size: Any = None,
+    q_offset: Any = 0,
+    kv_lengths: Any = None,
+) -> Exact:
+    """Compute one operation in long double.
+
+    Parameters
+    ----------
+    operation : {"scores", "weights", "attention"}
+        Only its default scale and its value argument make a difference.
+    query, key, value : array_like
+        As in :func:`numbattn.attention`; `value` only for attention.
+    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
+        As in :func:`numbattn.attention`.
+
+    Returns
+    -------
+    Exact
+        The exact result and the magnitudes of its error bounds.
+    """
+    arrays = [np.asarray(a) for a in (query, key, value) if a is not None]
+    dtype = result_dtype(*arrays)
+    acc = accumulation_dtype(dtype)
+    (n, d_k), m = arrays[0].shape[-2:], arrays[1].shape[-2]
+    lead = leading_shape(*arrays)
+    if scale is None or (scale is _DEFAULT and operation != "scores"):
+        scale = 1.0 / math.sqrt(max(d_k, 1))
+    scale = 1.0 if scale is _DEFAULT else scale
+    if bias is not None:
+        with np.errstate(over="ignore"):
+            bias = np.asarray(bias).astype(acc)
+    lengths = np.full((), m) if kv_lengths is None else np.asarray(kv_lengths)
+    offsets = np.asarray(lengths - n if isinstance(q_offset, str) else q_offset)
+
+    found: dict[str, Array] = {}
+    for at in np.ndindex(*lead):
+        offset, length = (int(pick(a, at, lead, core=0)) for a in (offsets, lengths))
+        visible = visible_keys(n, m, length, offset, window_size, is_causal)
+        if mask is not None:
+            visible &= np.broadcast_to(pick(np.asarray(mask), at, lead), (n, m))
+        q, k, *v = (pick(a, at, lead).astype(LONG) for a in arrays)
+        b = None if bias is None else pick(bias, at, lead).astype(LONG)
+        one = _scores(q, k, scale, softcap, b, visible, np.finfo(acc).max)
+        one |= _softmax(one["scores"], one["attended"], one["magnitude"])
+        if v:
+            one |= _average(one["weights"], one["attended"], v[0])
+        for name, part in one.items():
+            if name not in found:
+                found[name] = np.empty((*lead, *part.shape), part.dtype)
+            found[name][at] = part
+    if not found:
+        found = _nothing(lead, n, m, None if value is None else arrays[2].shape[-1])
+    return Exact(operation, dtype, acc, **found)
+
+
+def _nothing(
+    lead: tuple[int, ...], n: int, m: int, d_v: int | None
+) -> dict[str, Array]:
+    """Return the results of a leading shape without any element."""
+    matrix, row = np.empty((*lead, n, m), LONG), np.empty((*lead, n), LONG)
+    found = {
+        "scores": matrix,
+        "attended": matrix.astype(bool),
+        "magnitude": matrix,
+        "row_magnitude": row,
+        "weights": matrix,
+        "lse": row,
+    }
+    if d_v is not None:
+        output = np.empty((*lead, n, d_v), LONG)
+        found |= {"output": output, "output_magnitude": output}
+        found["value_max"] = np.empty((*lead, 1, d_v), LONG)
+    return found
+
+
+def leading_shape(query: Array, *others: Array) -> tuple[int, ...]:
+    """Broadcast the leading axes; the last of them is the heads axis."""
+    count = max(a.ndim for a in (query, *others)) - 2
+    if count == 0:
+        return ()
+    padded = [
+        (1,) * (count + 2 - a.ndim) + a.shape[: a.ndim - 2] for a in (query, *others)
+    ]
+    batch = np.broadcast_shapes(*[shape[:-1] for shape in padded])
+    (kv_heads,) = np.broadcast_shapes(*[shape[-1:] for shape in padded[1:]])
+    heads = padded[0][-1]
+    return (*batch, kv_heads if heads == 1 else heads)
+
+
+def pick(
+    array: Array, at: tuple[int, ...], lead: tuple[int, ...], core: int = 2
+) -> Any:
+    """Return the part of `array` that belongs to the leading index `at`.
+
+    An axis of length 1 serves every index; on the heads axis (the last one) each
+    entry of `array` serves an equal stretch of the heads.
+    """
+    own = array.ndim - core
+    if own <= 0:
+        return array
+    sizes = zip(at[-own:], lead[-own:], array.shape[:own], strict=True)
+    return array[tuple(i // (total // size) for i, total, size in sizes)]
+
+
+def visible_keys(
+    n: int,
+    m: int,
+    length: int,
+    offset: int = 0,
+    window_size: Any = None,
+    is_causal: bool = False,
+) -> Array:
+    """Return which keys each query may see, from positions alone, as (n, m) bool."""
+    left, right = (None, None) if window_size is None else window_size
+    left = None if left is None or operator.index(left) == -1 else int(left)
+    right = None if right is None or operator.index(right) == -1 else int(right)
+    visible = np.zeros((n, m), bool)
+    for i in range(n):
+        position = i + offset
+        first, last = 0, length - 1
+        if left is not None:
+            first = max(first, position - left)
+        if right is not None:
+            last = min(last, position + right)
+        if is_causal:
+            last = min(last, position)
+        if first <= last:
+            visible[i, first : last + 1] = True
+    return visible
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """Multiply in long double, the sum in pieces so that its error stays small."""
+    total = np.zeros((a.shape[0], b.shape[1]), LONG)
+    for start in range(0, a.shape[1], _CHUNK):
+        stop = start + _CHUNK
+        total += a[:, start:stop] @ b[start:stop]
+    return total
+
+
+def _scores(
+    q: Array,
+    k: Array,
+    scale: Any,
+    softcap: float | None,
+    bias: Array | None,
+    visible: Array,
+    largest: Any,
+) -> dict[str, Array]:
+    with np.errstate(all="ignore"):
+        s = LONG(scale) * _matmul(q, k.T)
+        magnitude = abs(LONG(scale)) * _matmul(abs(q), abs(k).T)
+        if softcap is not None:
+            s = LONG(softcap) * np.tanh(s / LONG(softcap))
+        if bias is not None:
+            s = s + bias
+            magnitude = magnitude + abs(bias)
+            # A bias of -inf masks, whatever it is added to: NaN, too, is not read.
+            visible = visible & ~np.isneginf(np.broadcast_to(bias, s.shape))
+        # A sum beyond the range of the accumulation dtype is an infinity there.
+        s = np.where(abs(s) > largest, np.copysign(LONG(np.inf), s), s)
+    s = np.where(visible, s, -np.inf)
+    magnitude = np.where(visible, magnitude, 0)
+    return {"scores": s, "attended": ~np.isneginf(s), "magnitude": magnitude}
+
+
+def _softmax(s: Array, attended: Array, magnitude: Array) -> dict[str, Array]:
+    some = attended.any(axis=1)
+    with np.errstate(all="ignore"):
+        largest = s.max(axis=1, initial=-np.inf)
+        shift = np.where(some, largest, 0)[:, None]
+        p = np.where(attended, np.exp(s - shift), 0)
+        total = p.sum(axis=1)
+        weights = np.where(attended, p / np.where(some, total, 1)[:, None], 0)
+        lse = np.where(some, shift[:, 0] + np.log(np.where(some, total, 1)), -np.inf)
+    row_magnitude = np.where(attended, magnitude, 0).max(axis=1, initial=0)
+    return {"weights": weights, "lse": lse, "row_magnitude": row_magnitude}
+
+
+def _average(weights: Array, attended: Array, v: Array) -> dict[str, Array]:
+    finite = np.isfinite(v)
+    tame = np.where(finite, v, 0)
+    with np.errstate(all="ignore"):
+        output = _matmul(weights, tame)
+        magnitude = _matmul(weights, abs(tame))
+        # A NaN or an infinity reaches exactly the rows that attend its key.
+        for j, c in np.argwhere(~finite):
+            rows = attended[:, j]
+            output[rows, c] += weights[rows, j] * v[j, c]
+            magnitude[rows, c] += weights[rows, j] * abs(v[j, c])
+    used = np.any(attended, axis=0, keepdims=True).T & finite
+    value_max = np.where(used, abs(tame), 0).max(axis=0, initial=0)
+    return {
+        "output": output,
+        "output_magnitude": magnitude,
+        "value_max": value_max[None, :],
+    }

@@ -1,0 +1,173 @@
+"""``check_backend``: run the checks on a backend and say what came of it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, field
+
+from numbattn.errors import BackendUnavailableError, OptionError
+from numbattn.testing import rules_large, rules_memory, rules_values
+from numbattn.testing.registry import CHECKS, LEVELS
+
+__all__ = ["CheckResult", "Report", "check_backend"]
+
+# The modules register their checks when they are imported.
+RULES = (rules_values, rules_memory, rules_large)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What came of one check.
+
+    Attributes
+    ----------
+    name : str
+    rule : int
+        Number of the rule of the semantics.
+    ok : bool
+    message : str
+        What went wrong; empty where `ok`.
+    worst : dict
+        The largest constant of the error bound used, by quantity.
+    seconds : float
+    """
+
+    name: str
+    rule: int
+    ok: bool
+    message: str = ""
+    worst: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of every check on one backend; printing it gives a summary.
+
+    Attributes
+    ----------
+    backend : str
+    level : str
+    available : bool
+        False where the backend cannot run; then nothing was checked.
+    reason : str
+        Why it cannot run.
+    checks : tuple of CheckResult
+    """
+
+    backend: str
+    level: str
+    available: bool
+    reason: str = ""
+    checks: tuple[CheckResult, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the backend ran and passed every check."""
+        return self.available and bool(self.checks) and self.failed == 0
+
+    @property
+    def passed(self) -> int:
+        """How many checks passed."""
+        return sum(check.ok for check in self.checks)
+
+    @property
+    def failed(self) -> int:
+        """How many checks failed."""
+        return len(self.checks) - self.passed
+
+    @property
+    def seconds(self) -> float:
+        """How long the checks took."""
+        return sum(check.seconds for check in self.checks)
+
+    @property
+    def worst(self) -> dict[str, float]:
+        """The largest constant of the error bound used, by quantity."""
+        found: dict[str, float] = {}
+        for check in self.checks:
+            for name, used in check.worst.items():
+                found[name] = max(found.get(name, 0.0), used)
+        return found
+
+    def __str__(self) -> str:
+        if not self.available:
+            return f"{self.backend}: not available: {self.reason}"
+        lines = [
+            f"{self.backend}: {'ok' if self.ok else 'FAILED'}, {self.passed} of "
+            f"{len(self.checks)} checks passed in {self.seconds:.1f} s"
+        ]
+        lines += [
+            f"  rule {check.rule}, {check.name}: {check.message}"
+            for check in self.checks
+            if not check.ok
+        ]
+        if self.worst:
+            used = ", ".join(f"{k} {v:.2g}" for k, v in sorted(self.worst.items()))
+            lines.append(f"  error bound, worst C (16 is allowed): {used}")
+        return "\n".join(lines)
+
+
+def check_backend(name: str, level: str = "small") -> Report:
+    """Run the conformance checks on a backend.
+
+    Parameters
+    ----------
+    name : str
+        The name of a backend, also of one that another package provides.
+    level : {"small", "full"}
+        "small" takes seconds, "full" adds what is slow or needs much memory.
+
+    Returns
+    -------
+    Report
+        ``report.ok`` says whether every check passed, ``str(report)`` what did not.
+        A backend that is unknown or cannot run is reported, not raised.
+
+    Raises
+    ------
+    OptionError
+        For an unknown level.
+    """
+    if level not in LEVELS:
+        raise OptionError(f"level is {level!r}; it is one of {', '.join(LEVELS)}")
+    reason = _why_not(name)
+    if reason:
+        return Report(name, level, available=False, reason=reason)
+    chosen = [c for c in CHECKS if LEVELS.index(c.level) <= LEVELS.index(level)]
+    chosen.sort(key=lambda c: c.rule)
+    results = []
+    for check in chosen:
+        start = time.perf_counter()
+        ok, message, worst = True, "", {}
+        try:
+            with warnings.catch_warnings():
+                # A warning in a backend is a defect, not the start of another one.
+                warnings.simplefilter("error")
+                worst = check.run(name) or {}
+        except Exception as error:
+            ok, message = False, _message(error)
+        seconds = time.perf_counter() - start
+        results.append(CheckResult(check.name, check.rule, ok, message, worst, seconds))
+    return Report(name, level, available=True, checks=tuple(results))
+
+
+def _why_not(name: str) -> str:
+    """Return why the backend cannot be chosen; empty where it can."""
+    import numbattn
+
+    try:
+        numbattn.scores([[1.0]], [[1.0]], backend=name)
+    except (BackendUnavailableError, OptionError) as error:
+        return _message(error)
+    except Exception:
+        # It was chosen and went wrong: that is for the checks to find.
+        return ""
+    return ""
+
+
+def _message(error: Exception) -> str:
+    lines = traceback.format_exception_only(error)
+    return " ".join("".join(lines).split())

@@ -1,0 +1,222 @@
+"""Compare two pieces of code fairly: each in its own process, alternating.
+
+Two thread pools in one process spin and rob each other, and a shared machine may double
+its times from one second to the next. So each side is a `Worker`, a process of its own,
+the sides take turns, and what counts is the median of the ratios of neighbouring
+measurements. This file is also the worker's program (see `_serve`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter, sleep
+from types import TracebackType
+from typing import Any, Self
+
+# OpenBLAS's threads spin for tens of milliseconds after their last work (2**26 ticks),
+# on a core that the other side would be timed on
+SETTLE_SECONDS = 0.1
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBATTN_NUM_THREADS",
+)
+
+
+class WorkerError(Exception):
+    """A worker's code raised, or its process ended."""
+
+
+class Worker:
+    """A process that has run `source` and times the function `run` defined there.
+
+    Parameters
+    ----------
+    source : str
+        Python code that defines ``run()``, a function without arguments.
+    variables : mapping, optional
+        Names that the code finds set; what JSON can carry.
+    num_threads : int, optional
+        Sets the environment variables that the usual thread pools read.
+    timeout : float, default: 300.0
+        Seconds that one answer may take before the process is ended.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        num_threads: int | None = None,
+        timeout: float = 300.0,
+    ) -> None:
+        env = dict(os.environ)
+        if num_threads is not None:
+            env.update(dict.fromkeys(THREAD_VARIABLES, str(num_threads)))
+        self._timeout = timeout
+        self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        # -P: this file's folder holds modules that must not shadow others
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", os.path.abspath(__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            env=env,
+        )
+        try:
+            self._ask({"source": source, "variables": dict(variables or {})})
+        except BaseException:
+            self.close()
+            raise
+
+    def seconds(self, number: int = 1) -> float:
+        """Return the mean time in seconds of `number` calls of ``run()`` in a row."""
+        return self._ask({"number": number})
+
+    def calibrate(self, at_least: float) -> int:
+        """Return how many calls in a row take about `at_least` seconds."""
+        self.seconds()
+        return max(1, round(at_least / max(self.seconds(), 1e-7)))
+
+    def close(self) -> None:
+        """End the process."""
+        process = self._process
+        if process.poll() is None:
+            process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                # what was left to flush has no reader any more
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        process.wait()
+        self._stderr.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, request: Mapping[str, Any]) -> float:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(self._timeout, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            status = process.wait()
+            self._stderr.seek(0)
+            raise WorkerError(
+                f"a timing process ended with status {status}; its last words: "
+                f"{self._stderr.read()[-2000:].strip() or 'none'}"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return float(answer["seconds"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Median seconds a call of two workers, and the median of the pairwise ratios."""
+
+    first: float
+    second: float
+    ratio: float
+    """Time of the first over time of the second: below 1 where the first is faster."""
+    pairs: int
+
+
+def compare(
+    first: Worker, second: Worker, *, pairs: int = 7, at_least: float = 0.05
+) -> Comparison:
+    """Measure two workers in turns.
+
+    Parameters
+    ----------
+    first, second : Worker
+        The two sides, both warmed by the calibration.
+    pairs : int, default: 7
+        How many measurements of each side.
+    at_least : float, default: 0.05
+        Seconds that one measurement takes at least, by repeating short calls.
+
+    Returns
+    -------
+    Comparison
+        Medians over the pairs.
+    """
+    numbers = {side: side.calibrate(at_least) for side in (first, second)}
+    times: dict[Worker, list[float]] = {first: [], second: []}
+    for pair in range(pairs):
+        # the order swaps, so that a machine growing slower favours nobody
+        for side in (first, second) if pair % 2 == 0 else (second, first):
+            sleep(SETTLE_SECONDS)
+            times[side].append(side.seconds(numbers[side]))
+    return Comparison(
+        first=statistics.median(times[first]),
+        second=statistics.median(times[second]),
+        ratio=statistics.median(
+            a / b for a, b in zip(times[first], times[second], strict=True)
+        ),
+        pairs=pairs,
+    )
+
+
+def _serve() -> None:
+    """Answer requests, one JSON object a line, until the input ends."""
+    # what the timed code prints must not mix with the answers
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    namespace: dict[str, Any] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "source" in request:
+                namespace.update(request["variables"])
+                exec(compile(request["source"], "<timed code>", "exec"), namespace)
+                seconds = 0.0
+            else:
+                seconds = _time(namespace["run"], request["number"])
+            answer: dict[str, Any] = {"seconds": seconds}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _time(run: Any, number: int) -> float:
+    run()  # untimed: wakes this process's threads and fills its caches
+    start = perf_counter()
+    for _ in range(number):
+        run()
+    return (perf_counter() - start) / number
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,117 @@
+"""Timing in separate processes: the figures are right and failures are told."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from numbattn._peers import Case, installed_peers, program, start, variables
+from numbattn._timing import Worker, WorkerError, compare
+
+# the worker itself compares what a side computes with the reference
+COMPARED = """
+import numbattn
+
+timed = run
+
+def run():
+    operate = getattr(numbattn, operation)
+    given = plain if operation == "attention" else plain[:2]
+    exact = operate(*given, is_causal=causal, backend="reference")
+    found = np.asarray(timed()).reshape(exact.shape)
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+"""
+SLEEP = "import time\ndef run():\n    time.sleep(seconds)\n"
+
+
+def test_seconds_are_seconds_a_call() -> None:
+    with Worker(SLEEP, {"seconds": 0.01}) as worker:
+        assert 0.01 <= worker.seconds(3) < 0.1
+
+
+def test_the_ratio_is_first_over_second() -> None:
+    with (
+        Worker(SLEEP, {"seconds": 0.02}) as slow,
+        Worker(SLEEP, {"seconds": 0.005}) as fast,
+    ):
+        found = compare(slow, fast, pairs=5)
+    assert 2 < found.ratio < 8
+    assert found.first > found.second
+    assert found.pairs == 5
+
+
+def test_a_short_call_is_repeated() -> None:
+    with Worker("def run(): pass") as worker:
+        assert worker.calibrate(0.01) > 100
+
+
+def test_what_the_code_prints_does_not_disturb() -> None:
+    with Worker(
+        "import os\ndef run():\n    print('x')\n    os.system('echo y')\n"
+    ) as w:
+        assert w.seconds() > 0
+
+
+def test_an_exception_is_told_and_the_worker_goes_on() -> None:
+    source = (
+        "calls = []\ndef run():\n    calls.append(1)\n    if len(calls) == 1: 1 / 0\n"
+    )
+    with Worker(source) as worker:
+        with pytest.raises(WorkerError, match="ZeroDivisionError"):
+            worker.seconds()
+        assert worker.seconds() >= 0
+
+
+def test_code_that_does_not_start_is_told() -> None:
+    with pytest.raises(WorkerError, match="no_such_module"):
+        Worker("import no_such_module")
+
+
+def test_a_process_that_ends_is_told_with_its_last_words() -> None:
+    source = (
+        "import os, sys\ndef run():\n    sys.stderr.write('bye\\n')\n    os._exit(3)"
+    )
+    with Worker(source) as worker, pytest.raises(WorkerError, match=r"status 3.*bye"):
+        worker.seconds()
+
+
+def test_a_call_that_hangs_is_ended() -> None:
+    with (
+        Worker(SLEEP, {"seconds": 60}, timeout=0.5) as worker,
+        pytest.raises(WorkerError, match="ended"),
+    ):
+        worker.seconds()
+
+
+def test_threads_are_limited() -> None:
+    source = "import os\nassert os.environ['OMP_NUM_THREADS'] == '1'\ndef run(): pass"
+    Worker(source, num_threads=1).close()
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        with pytest.raises(WorkerError):
+            Worker(source)
+
+
+def test_flops_count_the_products() -> None:
+    assert Case("scores", 10, 20, 30).flops == 2 * 10 * 20 * 30
+    assert Case("scores", 10, 20, 30, lead=(2, 3)).flops == 12 * 10 * 20 * 30
+    assert Case("attention", 10, 20, 30, causal=True).flops == 2 * 10 * 20 * 30
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("operation", ["scores", "weights", "attention"])
+@pytest.mark.parametrize("peer", ["numpy", "torch", "onnxruntime"])
+def test_every_side_computes_the_same(peer: str, operation: str, causal: bool) -> None:
+    why = installed_peers()[peer]
+    if why is not None:
+        pytest.skip(why)
+    if peer == "onnxruntime" and causal and operation != "attention":
+        pytest.skip("no single operator")
+    case = Case(operation, 9, 13, 16, lead=(2,), causal=causal)
+    with Worker(program(peer) + COMPARED, variables(case, num_threads=1)) as worker:
+        worker.seconds()
+
+
+def test_a_side_starts_by_name() -> None:
+    with start("numpy", Case("scores", 8, 8, 8), num_threads=1) as worker:
+        assert worker.seconds() > 0

@@ -1,0 +1,32 @@
+"""The examples in the public docstrings run and print what they say."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+
+import pytest
+
+import numbattn
+
+FUNCTIONS = [
+    name for name in numbattn.__all__ if inspect.isfunction(getattr(numbattn, name))
+]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_examples_of(name: str) -> None:
+    function = getattr(numbattn, name)
+    module = inspect.getmodule(function)
+    assert module is not None
+    (found,) = doctest.DocTestFinder(recurse=False).find(
+        function, name, module=module, globs={}
+    )
+    assert found.examples, "a public function shows how it is used"
+    said: list[str] = []
+    failed, _ = doctest.DocTestRunner(verbose=False).run(found, out=said.append)
+    assert not failed, "".join(said)
+
+
+def test_there_are_public_functions() -> None:
+    assert {"scores", "weights", "attention", "use_backend"} <= set(FUNCTIONS)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .backends import Backend
 
 _PLAIN = Execution()
-_SMALL = 2**18  # elements: even at 128 bytes each, below what is ever looked up
+_SMALL = 2**21  # elements: 64 MiB at 32 bytes each, below what is ever looked up
 _ADVICE = {
     "scores": "Take iter_scores, or out= a numpy.memmap, or raise max_memory",
     "weights": "Take out= a numpy.memmap, or fewer queries at a time, or raise "
@@ -159,5 +159,7 @@ def _admit(
         wanted += backend.workspace_bytes(problem, execution)
     else:
         wanted += blocks.needed_bytes(problem, *by_blocks, backend, execution)
+    if execution.max_memory is None and wanted < memory.UNGUARDED_BYTES:
+        return
     shape = f"{problem.operation} of shape {problem.out_shape} on {backend.name!r}"
     memory.require(wanted, execution.max_memory, shape, _ADVICE[problem.operation])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numba
 import numpy as np
@@ -11,6 +12,7 @@ from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
 from . import attention, few_rows, fused, launch, matrix, scores, softmax
+from .layout import LEAD_BYTES, LINE
 from .levels import chosen
 
 STRIDED_BLOCK_BYTES = 32 << 20  # of contiguous scratch where `out` is not
@@ -54,8 +56,8 @@ def workspace_bytes(problem: AttentionProblem, execution: Execution) -> int:
     """Scratch of all workers, and the table of offsets."""
     cut = _cut(problem)
     workers = min(launch.threads(execution), cut.tasks)
-    leads = max(1, int(np.prod(problem.lead)))
-    return workers * cut.workspace * problem.acc_dtype.itemsize + leads * 64
+    scratch = workers * (cut.workspace + LINE) * problem.acc_dtype.itemsize
+    return scratch + prod(problem.lead) * LEAD_BYTES
 
 
 def plan(problem: AttentionProblem, execution: Execution) -> Mapping[str, object]:

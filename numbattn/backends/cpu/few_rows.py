@@ -3,6 +3,9 @@
 With the lanes along d a dot product needs neither packed keys nor idle lanes, so
 that the speed is that of reading the keys: 85 GB/s from the cache on one core. Each
 aligned group of key rows serves all query rows while it is in the nearest cache.
+
+Calls walk along the keys in turns forwards and backwards: of keys that are searched
+again and again, what the last call left in the caches is then read first.
 """
 
 from __future__ import annotations
@@ -81,13 +84,16 @@ def strips(dtype: str, level: Simd):
 
     @inner
     def dotted_strip(
-        packed, rows, key, k_row, k_column, depth, scratch, out, out_row, first, last
+        packed, rows, key, k_row, k_column, depth, scratch, out, out_row, first, last,
+        backwards,
     ):  # fmt: skip
         """Rows of packed queries against keys first..last, as they lie."""
         gathered = advance(scratch, 3 * DOT_KEYS)
         size = padded_depth(depth, step, t.lanes)
         shift = misalignment(key, t.lanes) if k_row % t.lanes == 0 else 0
-        for j in range(first, last, DOT_KEYS):
+        groups = -(-(last - first) // DOT_KEYS)
+        for group in range(groups):
+            j = first + DOT_KEYS * (groups - 1 - group if backwards else group)
             keys = min(DOT_KEYS, last - j)
             source, row = advance(key, j * k_row), k_row
             if k_column != 1:
@@ -112,14 +118,15 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     A task is a run of keys of one leading index against all query rows. Arguments
     behind ``number, counter, stop`` as for `scores.kernel`, with keys of a task
-    for all of the blocking. Invariant: a task writes its own columns of `out`.
+    for all of the blocking, then the numbers of tasks and workers, and whether to
+    go backwards. Invariant: a task writes its own columns of `out`.
     """
     pack_queries, dotted_strip = strips(dtype, level)
     finish_row = row_finisher(dtype, level)
 
     def worker(
         number, counter, stop, query, key, bias, mask, out, lead, workspace,
-        scale, softcap, left, right, key_step,
+        scale, softcap, left, right, key_step, tasks, workers, backwards,
     ):  # fmt: skip
         n, m, depth = out.shape[0], out.shape[1], query.shape[1]
         item = out.itemsize
@@ -132,6 +139,12 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             task = fetch_add(counter, 1)
             if task >= stop:
                 break
+            if backwards and tasks % workers == 0:
+                # the last round first, and each thread what it had then
+                turn = tasks // workers - 1 - task // workers
+                task = turn * workers + task % workers
+            elif backwards:
+                task = tasks - 1 - task
             at, begin = task // key_blocks, task % key_blocks * key_step
             end = min(m, begin + key_step)
             position, length = lead[at, POSITION], lead[at, LENGTH]
@@ -145,7 +158,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 )  # fmt: skip
                 dotted_strip(
                     packed, n, address(key, lead[at, KEY]), k_row, k_column, depth,
-                    scratch, o, out_row, low, high,
+                    scratch, o, out_row, low, high, backwards,
                 )  # fmt: skip
             for r in range(n):
                 low = max(0, r + position - left)
@@ -164,6 +177,6 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         types.Array(types.int64, 2, "C"),
         types.Array(element, 2, "C"),
         *(element, element),
-        *(types.int64,) * 3,
+        *(types.int64,) * 6,
     )
     return Kernel(f"few-rows-{dtype}-{level.name}", worker, arguments)

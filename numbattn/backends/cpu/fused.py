@@ -12,8 +12,7 @@ from numbattn.problem import AttentionProblem
 
 from . import attention, launch
 from .layout import lead_table, matrix, workspace
-from .levels import chosen
-from .matrix import NAMES, SHORT_ROWS, shape_of_tile, short_workspace, up
+from .matrix import SHORT_ROWS, kernel_of, shape_of_tile, short_workspace, up
 
 BLOCK_ROWS = 96  # query rows of a task: packing keys for them costs 8 %
 BLOCK_KEYS = 256
@@ -41,7 +40,7 @@ def blocks(problem: AttentionProblem) -> Blocks:
     if short:
         size += short_workspace(problem.acc_dtype, problem.n, problem.d_k)
     else:
-        size += key_block * problem.d_k
+        size += up(key_block, columns) * problem.d_k
     tasks = prod(problem.lead) * -(-problem.n // row_step)
     return Blocks(row_step, key_block, tasks, size, short)
 
@@ -55,8 +54,9 @@ def run(
     """Fill `out` (..., n, d_v), and `lse` (..., n) where it is given."""
     dtype = problem.acc_dtype
     cut = blocks(problem)
-    workers = min(launch.threads(execution), cut.tasks)
     elements = prod(problem.lead) * problem.n * problem.m
+    flops = 2.0 * elements * (problem.d_k + problem.d_v + 8)
+    workers = launch.workers(execution, cut.tasks, flops)
     arguments = (
         matrix(problem.query),
         matrix(problem.key),
@@ -75,6 +75,5 @@ def run(
         cut.key_block,
         cut.short,
     )
-    flops = 2.0 * elements * (problem.d_k + problem.d_v + 8)
-    kernel = attention.kernel(NAMES[dtype], chosen())
-    launch.run(kernel, arguments, cut.tasks, flops, elements, execution)
+    kernel = kernel_of(attention, dtype)
+    launch.run(kernel, arguments, workers, cut.tasks, flops, elements, execution)

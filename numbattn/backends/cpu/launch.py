@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numba
@@ -77,7 +77,7 @@ def _call(  # type: ignore[no-untyped-def]
 
 
 def _driver(  # type: ignore[no-untyped-def]
-    workers, address, counter, stop, arguments
+    workers, address, arguments, counter, stop
 ):
     """Start the workers on the threads of the pool."""
     for number in prange(workers):
@@ -126,25 +126,25 @@ class Kernel:
 
     @cached_property
     def parallel(self) -> Any:
-        """The driver; takes the number of workers and the worker's address."""
+        """The driver; takes the number of workers and the worker's address first."""
         signature = types.void(
-            types.int64, types.int64, *self._common, types.Tuple(self._arguments)
+            types.int64, types.int64, types.Tuple(self._arguments), *self._common
         )
         return self._compile(_driver, "driver", signature, parallel=True)
 
 
 def threads(execution: Execution) -> int:
-    """Threads that a launch may use.
+    """Threads that a launch may use: as asked for, else Numba's current number.
 
     Raises
     ------
     OptionError
         More are asked for than Numba's pool has.
     """
-    pool = int(numba.config.NUMBA_NUM_THREADS)
     wanted = execution.num_threads
     if wanted is None:
-        return pool
+        return int(numba.get_num_threads())
+    pool = int(numba.config.NUMBA_NUM_THREADS)
     if wanted > pool:
         raise OptionError(
             f"num_threads is {wanted}; Numba's pool has {pool} threads. Ask for at "
@@ -153,9 +153,18 @@ def threads(execution: Execution) -> int:
     return wanted
 
 
+def workers(execution: Execution, tasks: int, flops: float) -> int:
+    """Workers for this much work; one runs in the calling thread."""
+    if flops < SERIAL_FLOPS and execution.num_threads is None:
+        return 1
+    count = threads(execution)
+    return 1 if flops < SERIAL_FLOPS else min(count, tasks)
+
+
 def run(
     kernel: Kernel,
-    arguments: Sequence[Any],
+    arguments: tuple[Any, ...],
+    workers: int,
     tasks: int,
     flops: float,
     elements: int,
@@ -167,8 +176,10 @@ def run(
     ----------
     kernel : Kernel
         What to run.
-    arguments : sequence
+    arguments : tuple
         The kernel's arguments behind ``number, counter, stop``.
+    workers : int
+        How many share the tasks; see `workers`.
     tasks : int
         Number of tasks.
     flops : float
@@ -178,34 +189,32 @@ def run(
     execution : Execution
         Threads and progress.
     """
-    count = min(threads(execution), tasks)
-    alone = count == 1 or flops < SERIAL_FLOPS or _forked_from_openmp
     # One parallel launch at a time: workqueue aborts the process on a second one,
     # and two pools would fight for the cores. Others run the serial twin meanwhile.
+    alone = workers == 1 or _forked_from_openmp
     if alone or not _launching.acquire(blocking=False):
-        worker = kernel.serial
-
-        def serial(counter: Any, stop: int) -> None:
-            worker(0, counter, stop, *arguments)
-
-        _slabs(serial, tasks, flops, elements, execution)
+        call = partial(_in_this_thread, kernel.serial, arguments)
+        _slabs(call, tasks, flops, elements, execution)
         return
     try:
-        driver, address, passed = kernel.parallel, kernel.address, tuple(arguments)
-
-        def parallel(counter: Any, stop: int) -> None:
-            driver(count, address, counter, stop, passed)
-
+        call = partial(kernel.parallel, workers, kernel.address, arguments)
+        if execution.num_threads is None:
+            _slabs(call, tasks, flops, elements, execution)
+            return
         before = numba.get_num_threads()
-        if before != count:
-            numba.set_num_threads(count)
+        numba.set_num_threads(workers)
         try:
-            _slabs(parallel, tasks, flops, elements, execution)
+            _slabs(call, tasks, flops, elements, execution)
         finally:
-            if before != count:
-                numba.set_num_threads(before)
+            numba.set_num_threads(before)
     finally:
         _launching.release()
+
+
+def _in_this_thread(
+    worker: Any, arguments: tuple[Any, ...], counter: Any, stop: int
+) -> None:
+    worker(0, counter, stop, *arguments)
 
 
 def _slabs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import cycle
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,14 +19,16 @@ from .tiles import DOT_KEYS, SHAPES
 
 SHORT_ROWS = 16  # documented: at most so many queries take the path for few rows
 PACKED_BYTES = 192 * 1024  # of packed keys at a time: they stay in the L2 cache
+READ_BYTES = 1 << 20  # of keys of a task for few rows: smaller ones cost 0.3 us each
 ROWS_BYTES = 512 * 1024  # of score rows between their first and last touch
 FUSED_KEYS = 32 * 1024  # longer rows leave the cache before their softmax anyway
-ROW_STEP = 192  # rows that share a packing of keys, at least: it costs 2.5 %
+ROW_STEP = 256  # rows that share a packing of keys, at least: it costs 3 %
 STREAM_BYTES = 12 << 20  # of `out`: 2048 x 2048 float32 gains 5 %
-TASKS = 12  # wanted at least, to share the work evenly
-TASK_FLOPS = (2e6, 24e6)  # 20 to 200 us on one core
-# dtype.name takes 1.5 us
-NAMES = {np.dtype(name): name for name in ("float32", "float64")}
+TASKS = 8  # wanted at least, to share the work evenly
+TASK_FLOPS = (4e6, 48e6)  # 40 to 400 us on one core
+_kernels: dict[tuple[str, np.dtype[Any]], launch.Kernel] = {}
+
+_backwards = cycle((0, 1))  # see few_rows; shared by threads, as it only affects speed
 
 
 class Tiling(NamedTuple):
@@ -40,9 +43,24 @@ class Tiling(NamedTuple):
     short: bool  # few queries: keys are read as they lie, once
 
 
+def kernel_of(module: Any, dtype: np.dtype[Any]) -> launch.Kernel:
+    """The kernel of a module for one element type (0.1 us where it is known)."""
+    key = module.__name__, dtype
+    found = _kernels.get(key)
+    if found is None:
+        found = _kernels[key] = module.kernel(dtype.name, chosen())
+    return found
+
+
 def up(number: int, step: int) -> int:
     """The next multiple of `step`."""
     return -(-number // step) * step
+
+
+def even(size: int, step: int, unit: int) -> int:
+    """About `step`, a multiple of `unit`, in parts that are alike."""
+    parts = max(1, round(size / step))
+    return up(-(-size // parts), unit)
 
 
 def shape_of_tile(dtype: np.dtype[Any]) -> tuple[int, int]:
@@ -84,7 +102,7 @@ def _tiling(
     depth = max(1, depth)
     fused = False
     if short:
-        block = min(up(max(1, PACKED_BYTES // (depth * item)), 64), up(m, 64))
+        block = even(m, max(64, READ_BYTES // (depth * item)), 64)
         row_step, key_step = n, block
         size = short_workspace(dtype, n, depth)
     else:
@@ -100,9 +118,13 @@ def _tiling(
             flops = min(max(flops, TASK_FLOPS[0]), TASK_FLOPS[1])
             area = int(flops / (2 * depth))
             block = min(block, up(max(1, area // min(n, ROW_STEP)), columns))
+            # rather a narrow last block than narrow tiles in all of them
+            block = max(1, round(even(m, block, 1) / columns)) * columns
             key_step = block
-            row_step = min(up(n, rows), up(max(ROW_STEP, area // block), rows))
+            row_step = even(n, max(ROW_STEP, area // block), rows)
         size = 2 * rows * columns + block * depth
+        if fused:
+            size += row_step * m
     tasks = leads * -(-n // row_step) * -(-m // key_step)
     return Tiling(row_step, key_step, block, tasks, size, fused, short)
 
@@ -112,16 +134,15 @@ def streams(problem: AttentionProblem, out: np.ndarray, cut: Tiling) -> bool:
 
     A store to a line outside the caches first reads it; streaming does not: 8192 x
     8192, d 64 runs at 91 % of the FMA peak instead of 79. Wanted where `out` does
-    not fit into the caches anyway, is not touched again here, and all of its rows
-    start alike within a vector.
+    not fit into the caches anyway, is not touched again here (by options, or by a
+    softmax that is not part of the task), and all of its rows start alike within a
+    vector.
     """
-    return (
-        problem.operation == "scores"
-        and out.nbytes >= STREAM_BYTES
+    modified = problem.softcap or problem.bias is not None or problem.mask is not None
+    return bool(
+        out.nbytes >= STREAM_BYTES
         and not cut.short
-        and not problem.softcap
-        and problem.bias is None
-        and problem.mask is None
+        and (cut.fused or (problem.operation == "scores" and not modified))
         and chosen().name in ("avx512", "avx2")
         and all(stride % 64 == 0 for stride in out.strides[:-1])
     )
@@ -137,11 +158,11 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
     target = matrix(out)
     flops = 2.0 * out.size * max(8, problem.d_k)
     stream = streams(problem, out, cut)
-    if stream:  # the blocks may be shifted by a part of a vector
+    if stream and not cut.fused:  # the blocks may be shifted by a part of a vector
         reach = problem.m + max(1, level.width // dtype.itemsize) - 1
         row_blocks = -(-problem.n // cut.row_step)
         cut = cut._replace(tasks=len(lead) * row_blocks * -(-reach // cut.key_step))
-    workers = min(launch.threads(execution), cut.tasks)
+    workers = launch.workers(execution, cut.tasks, flops)
     arguments: tuple[Any, ...] = (
         matrix(problem.query),
         matrix(problem.key),
@@ -156,16 +177,18 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         problem.right,
     )
     if cut.short:
-        kernel = few_rows.kernel(NAMES[dtype], level)
-        arguments += (cut.key_step,)
+        kernel = kernel_of(few_rows, dtype)
+        arguments += (cut.key_step, cut.tasks, workers, next(_backwards))
     else:
-        kernel = scores.kernel(NAMES[dtype], level)
+        kernel = kernel_of(scores, dtype)
         steps = (cut.row_step, cut.key_step, cut.key_block)
         arguments += (*steps, cut.fused, stream)
-    launch.run(kernel, arguments, cut.tasks, flops, out.size, execution)
+    launch.run(kernel, arguments, workers, cut.tasks, flops, out.size, execution)
     if problem.operation == "weights" and not cut.fused:
         step = max(1, min(problem.n, 2**16 // problem.m))
         tasks = len(lead) * -(-problem.n // step)
         quiet = execution.without_progress()
-        kernel = softmax.kernel(NAMES[dtype], level)
-        launch.run(kernel, (target, lead, step), tasks, 32.0 * out.size, 0, quiet)
+        flops = 32.0 * out.size
+        workers = launch.workers(execution, tasks, flops)
+        kernel = kernel_of(softmax, dtype)
+        launch.run(kernel, (target, lead, step), workers, tasks, flops, 0, quiet)

@@ -133,19 +133,33 @@ def row_operations(dtype: str, level: Simd) -> ModuleType:
         return v.sum_lanes(v.add(total, lost))
 
     @inner
-    def scale_row(row, count, factor):
+    def scale_row(row, count, factor, target, stream):
+        """``target = row * factor``, past the caches where `stream` says so."""
         x = v.splat(factor)
         j = 0
+        if stream:
+            head = min(count, -misalignment(target, lanes) % lanes)
+            if head > 0:
+                y = v.multiply(v.masked_load(row, 0, head, x), x)
+                v.masked_store(y, target, 0, head)
+                j = head
         while j + lanes <= count:
-            v.store(v.multiply(v.load(row, j), x), row, j)
+            y = v.multiply(v.load(row, j), x)
+            if stream:
+                v.stream(y, target, j)
+            else:
+                v.store(y, target, j)
             j += lanes
         if j < count:
-            y = v.masked_load(row, j, count - j, x)
-            v.masked_store(v.multiply(y, x), row, j, count - j)
+            y = v.multiply(v.masked_load(row, j, count - j, x), x)
+            v.masked_store(y, target, j, count - j)
 
     @inner
-    def softmax(row, first, last, count):
-        """Softmax over ``row[first:last]`` in place; 0 elsewhere in the row."""
+    def softmax(row, first, last, count, target, stream):
+        """Softmax over ``row[first:last]`` into `target`; 0 elsewhere in it.
+
+        `row` is overwritten, and may be `target`.
+        """
         start, width = advance(row, first), last - first
         if width > 0:
             top = greatest(start, width)
@@ -153,12 +167,14 @@ def row_operations(dtype: str, level: Simd) -> ModuleType:
                 top = scalar(0)
             total = exponentials(start, width, top)
             if total != total:  # NaN or +inf was attended: it takes the whole row
-                fill(row, 0, count, total, 0)
+                fill(target, 0, count, total, 0)
                 return
+            factor = scalar(0)
             if total != scalar(0):
-                scale_row(start, width, scalar(1) / total)
-        fill(row, 0, min(first, count), scalar(0), 0)
-        fill(row, max(last, first), count, scalar(0), 0)
+                factor = scalar(1) / total
+            scale_row(start, width, factor, advance(target, first), stream)
+        fill(target, 0, min(first, count), scalar(0), stream)
+        fill(target, max(last, first), count, scalar(0), stream)
 
     @inner
     def accumulate(total, lost, block, count, factor):

@@ -217,11 +217,12 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         q_row, q_column = query.strides[0] // item, query.strides[1] // item
         k_row, k_column = key.strides[0] // item, key.strides[1] // item
         out_row = out.strides[0] // item
-        reach = m + t.lanes - 1 if stream else m
+        reach = m + t.lanes - 1 if stream and not softmax else m
         row_blocks, key_blocks = -(-n // row_step), -(-reach // key_step)
         modified = softcap > scalar(0) or bias.shape[0] > 0 or mask.shape[0] > 0
         scratch = align(address(workspace, number * workspace.shape[1]))
         packed = advance(scratch, 2 * t.rows * t.columns)
+        lines = advance(packed, -(-key_block // t.columns) * t.columns * depth)
         while True:
             task = fetch_add(counter, 1)
             if task >= stop:
@@ -233,9 +234,12 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             position, length = lead[at, POSITION], lead[at, LENGTH]
             q = address(query, lead[at, QUERY])
             k = address(key, lead[at, KEY])
-            o = address(out, lead[at, OUT])
-            # streamed stores want panels that start on a vector of `out`
-            shift = misalignment(o, t.lanes) if stream else 0
+            target = address(out, lead[at, OUT])
+            o, o_row, past, shift = target, out_row, stream, 0
+            if softmax:  # whole rows, in scratch until they are done
+                o, o_row, past = advance(lines, -top * m), m, 0
+            elif stream:  # panels have to start on a vector of `out` then
+                shift = misalignment(target, t.lanes)
             begin = block // row_blocks * key_step - shift
             end = min(m, begin + key_step)
             for start in range(begin, end, key_block):
@@ -252,29 +256,32 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     rows = min(GROUP * t.rows, bottom - i)
                     low = max(first, i + position - left)
                     high = min(last, length, i + rows + position + right)
-                    strip = advance(o, i * out_row)
+                    strip = advance(o, i * o_row)
                     if low < high:
                         seen = i + position - start
                         tiled_block(
                             advance(q, i * q_row), q_row, q_column, rows, packed,
-                            depth, scratch, advance(strip, start), out_row,
+                            depth, scratch, advance(strip, start), o_row,
                             low - start, high - start, left - seen, seen + right + 1,
-                            first - start, stream,
+                            first - start, past,
                         )  # fmt: skip
                     for r in range(i, i + rows):
                         low = max(0, r + position - left)
                         high = min(length, r + position + right + 1)
                         if modified or low > first or high < last:
                             finish_row(
-                                advance(o, r * out_row), r, first, last, low, high,
+                                advance(o, r * o_row), r, first, last, low, high,
                                 bias, lead[at, BIAS], mask, lead[at, MASK],
-                                softcap, not softmax, stream,
+                                softcap, not softmax, past,
                             )  # fmt: skip
             if softmax:
                 for r in range(top, bottom):
                     low = max(0, r + position - left)
                     high = max(low, min(length, r + position + right + 1))
-                    row.softmax(advance(o, r * out_row), low, high, m)
+                    row.softmax(
+                        advance(o, r * o_row), low, high, m,
+                        advance(target, r * out_row), stream,
+                    )  # fmt: skip
 
     element = getattr(types, dtype)
     matrix = types.Array(element, 2, "A", readonly=True)

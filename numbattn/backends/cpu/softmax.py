@@ -33,7 +33,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             first = task % blocks * row_step
             for i in range(first, min(n, first + row_step)):
                 at = i * (out.strides[0] // out.itemsize)
-                row.softmax(advance(start, at), 0, m, m)
+                line = advance(start, at)
+                row.softmax(line, 0, m, m, line, 0)
 
     arguments = (
         types.Array(getattr(types, dtype), 2, "A"),

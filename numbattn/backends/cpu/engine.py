@@ -11,7 +11,7 @@ import numpy as np
 from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
-from . import attention, few_rows, fused, launch, matrix, scores, softmax
+from . import attention, few_rows, fused, launch, matrix, scores, softmax, weights
 from .layout import LEAD_BYTES, LINE
 from .levels import chosen
 
@@ -88,7 +88,7 @@ def warmup(dtypes: tuple[str, ...]) -> list[str]:
     """Compile or load every kernel for these dtypes; return their names."""
     names = []
     for dtype in dtypes:
-        for module in (scores, few_rows, softmax, attention):
+        for module in (scores, few_rows, weights, softmax, attention):
             kernel = module.kernel(dtype, chosen())
             for kind in ("serial", "parallel"):
                 getattr(kernel, kind)

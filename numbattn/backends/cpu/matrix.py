@@ -12,7 +12,7 @@ import numpy as np
 from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
-from . import few_rows, launch, scores, softmax
+from . import few_rows, launch, scores, softmax, weights
 from .layout import lead_table, matrix, workspace
 from .levels import chosen
 from .tiles import DOT_KEYS, SHAPES
@@ -81,9 +81,9 @@ def tiling(problem: AttentionProblem) -> Tiling:
     """Choose the blocks of a scores or weights problem."""
     leads = prod(problem.lead) if problem.lead else 1
     short = problem.n_total <= SHORT_ROWS
-    weights = problem.operation == "weights"
+    whole_rows = problem.operation == "weights"
     return _tiling(
-        leads, problem.n, problem.m, problem.d_k, problem.acc_dtype, weights, short
+        leads, problem.n, problem.m, problem.d_k, problem.acc_dtype, whole_rows, short
     )
 
 
@@ -94,7 +94,7 @@ def _tiling(
     m: int,
     depth: int,
     dtype: np.dtype[Any],
-    weights: bool,
+    whole_rows: bool,
     short: bool,
 ) -> Tiling:
     item = dtype.itemsize
@@ -108,7 +108,7 @@ def _tiling(
     else:
         block = PACKED_BYTES // (depth * item) // columns * columns
         block = max(columns, min(block, 8 * columns, up(m, columns)))
-        fused = weights and m <= FUSED_KEYS
+        fused = whole_rows and m <= FUSED_KEYS
         if fused:
             key_step = m
             row_step = ROWS_BYTES // (m * item) // rows * rows
@@ -180,9 +180,9 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         kernel = kernel_of(few_rows, dtype)
         arguments += (cut.key_step, cut.tasks, workers, next(_backwards))
     else:
-        kernel = kernel_of(scores, dtype)
+        kernel = kernel_of(weights if cut.fused else scores, dtype)
         steps = (cut.row_step, cut.key_step, cut.key_block)
-        arguments += (*steps, cut.fused, stream)
+        arguments += (*steps, stream)
     launch.run(kernel, arguments, workers, cut.tasks, flops, out.size, execution)
     if problem.operation == "weights" and not cut.fused:
         step = max(1, min(problem.n, 2**16 // problem.m))

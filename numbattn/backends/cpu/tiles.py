@@ -57,15 +57,13 @@ def _emit_product(e: Emitter, rows: int, across: int):
         b, b_row, depth, c_in, in_row, has_in,
         c, c_row, skipped_columns, valid_columns, stream,
     ):  # fmt: skip
-        with builder.if_then(cgutils.is_null(builder, stream)):
-            _prefetch_rows(builder, e, rows, across, c, c_row)
         last = builder.sub(valid_rows, integer(1))
         left = [
             builder.gep(a, [builder.mul(_lesser(builder, integer(r), last), a_row)])
             for r in range(rows)
         ]
         # a narrow tile where few columns are left: 1025 keys cost 1040, not 1088
-        widths = sorted({1, max(1, across // 2), across})
+        widths = sorted({1, across})
         for narrower, vectors in zip([0, *widths], widths, strict=False):
             above = builder.icmp_signed(">", valid_columns, integer(narrower * e.lanes))
             if vectors < across:
@@ -138,23 +136,27 @@ def _store_tile(builder, e: Emitter, acc, valid_rows, c, c_row, skipped, valid, 
             _store_rows(builder, e, *target, None, skipped, valid)
 
 
-def _prefetch_rows(builder, e, rows, across, c, c_row):
-    """Ask for the cache lines of the tile's target before the loop on k.
+def _emit_prefetch(e: Emitter, rows: int, across: int):
+    """Emit the request for the cache lines of a tile's target.
 
-    Their misses then hide behind the arithmetic. A prefetch outside the array is
-    harmless: it never faults.
+    Asked before the loop on k, their misses hide behind the arithmetic (0.79 -> 0.89
+    of the FMA peak at 2048 x 2048, d 128). Outside the array it does no harm: a
+    prefetch never faults.
     """
-    data = ir.IntType(8).as_pointer()
-    prefetch = e.function(
-        builder, "llvm.prefetch.p0", ir.VoidType(), [data, I32, I32, I32]
-    )
-    write, keep, cache = (ir.Constant(I32, i) for i in (1, 3, 1))
-    step = max(1, 64 // e.itemsize)
-    for r in range(rows):
-        for j in range(0, across * e.lanes, step):
-            at = builder.add(builder.mul(integer(r), c_row), integer(j))
-            where = builder.bitcast(builder.gep(c, [at]), data)
-            builder.call(prefetch, [where, write, keep, cache])
+
+    def prefetch(builder, c, c_row):
+        data = ir.IntType(8).as_pointer()
+        request = e.function(
+            builder, "llvm.prefetch.p0", ir.VoidType(), [data, I32, I32, I32]
+        )
+        write, keep, cache = (ir.Constant(I32, i) for i in (1, 3, 1))
+        for r in range(rows):
+            for j in range(0, across * e.lanes, max(1, 64 // e.itemsize)):
+                at = builder.add(builder.mul(integer(r), c_row), integer(j))
+                where = builder.bitcast(builder.gep(c, [at]), data)
+                builder.call(request, [where, write, keep, cache])
+
+    return prefetch
 
 
 def _store_rows(builder, e, acc, valid_rows, c, c_row, store, first=None, last=None):
@@ -325,6 +327,9 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
     dots = emitted(types.void, pointer, pointer, *(integer64,) * 4, pointer)(
         _emit_dots(e, DOT_KEYS)
     )
+    prefetch = emitted(types.void, pointer, integer64)(
+        _emit_prefetch(e, rows, across)
+    )
     transpose = emitted(types.void, pointer, integer64, pointer, integer64, scalar)(
         _emit_transpose(e)
     )
@@ -333,6 +338,7 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
         columns=across * e.lanes,
         lanes=e.lanes,
         product=product,
+        prefetch=prefetch,
         dots=dots,
         transpose=transpose,
     )

@@ -205,7 +205,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 if short:
                     dotted_strip(
                         packed, rows, k, k_row, k_column, depth, gathered,
-                        advance(strips, -first), key_block, first, last, False,
+                        advance(strips, -first), key_block, first, last,
                     )  # fmt: skip
                 else:
                     seen = top + position - first

@@ -4,8 +4,8 @@ With the lanes along d a dot product needs neither packed keys nor idle lanes, s
 that the speed is that of reading the keys: 85 GB/s from the cache on one core. Each
 aligned group of key rows serves all query rows while it is in the nearest cache.
 
-Calls walk along the keys in turns forwards and backwards: of keys that are searched
-again and again, what the last call left in the caches is then read first.
+Calls take the tasks in turns forwards and backwards: of keys that are searched again
+and again, what the last call left in the caches is then read first.
 """
 
 from __future__ import annotations
@@ -84,16 +84,13 @@ def strips(dtype: str, level: Simd):
 
     @inner
     def dotted_strip(
-        packed, rows, key, k_row, k_column, depth, scratch, out, out_row, first, last,
-        backwards,
+        packed, rows, key, k_row, k_column, depth, scratch, out, out_row, first, last
     ):  # fmt: skip
         """Rows of packed queries against keys first..last, as they lie."""
         gathered = advance(scratch, 3 * DOT_KEYS)
         size = padded_depth(depth, step, t.lanes)
         shift = misalignment(key, t.lanes) if k_row % t.lanes == 0 else 0
-        groups = -(-(last - first) // DOT_KEYS)
-        for group in range(groups):
-            j = first + DOT_KEYS * (groups - 1 - group if backwards else group)
+        for j in range(first, last, DOT_KEYS):
             keys = min(DOT_KEYS, last - j)
             source, row = advance(key, j * k_row), k_row
             if k_column != 1:
@@ -158,7 +155,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 )  # fmt: skip
                 dotted_strip(
                     packed, n, address(key, lead[at, KEY]), k_row, k_column, depth,
-                    scratch, o, out_row, low, high, backwards,
+                    scratch, o, out_row, low, high,
                 )  # fmt: skip
             for r in range(n):
                 low = max(0, r + position - left)

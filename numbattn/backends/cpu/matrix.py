@@ -22,10 +22,17 @@ PACKED_BYTES = 192 * 1024  # of packed keys at a time: they stay in the L2 cache
 READ_BYTES = 1 << 20  # of keys of a task for few rows: smaller ones cost 0.3 us each
 ROWS_BYTES = 512 * 1024  # of score rows between their first and last touch
 FUSED_KEYS = 32 * 1024  # longer rows leave the cache before their softmax anyway
-ROW_STEP = 256  # rows that share a packing of keys, at least: it costs 3 %
-STREAM_BYTES = 12 << 20  # of `out`: 2048 x 2048 float32 gains 5 %
+# Rows that share a packing of keys, at least: it costs 3 % of a task of 256 rows. Small
+# problems need tasks of 64 to have any to share.
+ROW_STEP = (64, 256)
+MEDIUM_FLOPS = 16e6
+# Bytes of `out` from which it is streamed past the caches: 2048 x 2048, d 64, gains
+# 5 %; where d is small the stores are all there is, and the caches take them faster.
+STREAM_BYTES = 12 << 20
+SHALLOW_STREAM_BYTES = 64 << 20
+SHALLOW = 16
 TASKS = 8  # wanted at least, to share the work evenly
-TASK_FLOPS = (4e6, 48e6)  # 40 to 400 us on one core
+TASK_FLOPS = (1e6, 48e6)  # 10 to 400 us on one core
 _kernels: dict[tuple[str, np.dtype[Any]], launch.Kernel] = {}
 
 _backwards = cycle((0, 1))  # see few_rows; shared by threads, as it only affects speed
@@ -114,14 +121,15 @@ def _tiling(
             row_step = ROWS_BYTES // (m * item) // rows * rows
             row_step = max(rows, min(row_step, 16 * rows, up(n, rows)))
         else:
-            flops = 2.0 * depth * leads * n * m / TASKS
-            flops = min(max(flops, TASK_FLOPS[0]), TASK_FLOPS[1])
+            flops = 2.0 * depth * leads * n * m
+            least = ROW_STEP[flops >= MEDIUM_FLOPS]
+            flops = min(max(flops / TASKS, TASK_FLOPS[0]), TASK_FLOPS[1])
             area = int(flops / (2 * depth))
-            block = min(block, up(max(1, area // min(n, ROW_STEP)), columns))
+            block = min(block, up(max(1, area // min(n, least)), columns))
             # rather a narrow last block than narrow tiles in all of them
             block = max(1, round(even(m, block, 1) / columns)) * columns
             key_step = block
-            row_step = even(n, max(ROW_STEP, area // block), rows)
+            row_step = even(n, max(least, area // block), rows)
         size = 2 * rows * columns + block * depth
         if fused:
             size += row_step * m
@@ -139,8 +147,9 @@ def streams(problem: AttentionProblem, out: np.ndarray, cut: Tiling) -> bool:
     vector.
     """
     modified = problem.softcap or problem.bias is not None or problem.mask is not None
+    shallow = problem.d_k < SHALLOW
     return bool(
-        out.nbytes >= STREAM_BYTES
+        out.nbytes >= (SHALLOW_STREAM_BYTES if shallow else STREAM_BYTES)
         and not cut.short
         and (cut.fused or (problem.operation == "scores" and not modified))
         and chosen().name in ("avx512", "avx2")

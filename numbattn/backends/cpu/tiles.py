@@ -37,7 +37,8 @@ SHAPES = {
     "sse2": (3, 2),
     "plain": (3, 3),
 }
-DOT_KEYS = 8  # key rows of one `dots` group: chains in flight
+DOT_KEYS = 8  # key rows of one `dots` group: their sums are reduced together
+DOT_ABREAST = 2  # rows of it that are read side by side
 
 
 def integer(value: int):
@@ -179,56 +180,66 @@ def _store_rows(builder, e, acc, valid_rows, c, c_row, store, first=None, last=N
 
 
 def _emit_dots(e: Emitter, keys: int):
-    """Emit ``out[j] = sum_c q[c] k[j, c]`` for a group of key rows; see `tiles`."""
+    """Emit ``out[j] = sum_c q[c] k[j, c]`` for a group of key rows; see `tiles`.
+
+    DOT_ABREAST rows at a time: few enough streams for the processor to fetch ahead.
+    256 MB of keys of d = 64 take 4.7 ms, 8 with four rows abreast, 10 with eight; 4 MB
+    in the cache take 40 us, 36 with eight.
+    """
 
     def dots(builder, q, k, k_row, valid_keys, depth, shift, out):
         last = builder.sub(valid_keys, integer(1))
         back = builder.neg(shift)
-        rows = [
-            builder.gep(
-                builder.gep(k, [back]),
-                [builder.mul(_lesser(builder, integer(j), last), k_row)],
-            )
-            for j in range(keys)
-        ]
-        left = builder.gep(q, [back])
-        zero = e.constant(0.0)
+        left, base = builder.gep(q, [back]), builder.gep(k, [back])
+        zero, width = e.constant(0.0), integer(e.lanes)
         acc = [cgutils.alloca_once_value(builder, zero) for _ in range(keys)]
-        for cell in acc:
-            builder.store(zero, cell)
-
-        def step(at, load):
-            x = e.load(builder, left, at)
-            for row, cell in zip(rows, acc, strict=True):
-                y = load(row, at)
-                builder.store(e.fma(builder, x, y, builder.load(cell)), cell)
-
-        width, end = integer(e.lanes), builder.add(shift, depth)
+        end = builder.add(shift, depth)
         whole = builder.sdiv(end, width)
-        partial_start = builder.icmp_signed(">", shift, integer(0))
-        with builder.if_then(partial_start):
-            step(
-                integer(0),
-                lambda row, at: e.masked_load(builder, row, at, end, zero, shift),
-            )
-        start = builder.zext(partial_start, I64)
-        with cgutils.for_range_slice(builder, start, whole, integer(1), I64) as (v, _):
-            step(builder.mul(v, width), lambda row, at: e.load(builder, row, at))
-        at = builder.mul(whole, width)
-        rest = builder.sub(end, at)
-        started = builder.icmp_signed(">=", whole, start)
-        some = builder.icmp_signed(">", rest, integer(0))
-        with builder.if_then(builder.and_(some, started)):
-            step(at, lambda row, at: e.masked_load(builder, row, at, rest, zero))
+        cut = builder.icmp_signed(">", shift, integer(0))
+        start = builder.zext(cut, I64)
+        tail = builder.mul(whole, width)
+        rest = builder.sub(end, tail)
+        has_tail = builder.and_(
+            builder.icmp_signed(">", rest, integer(0)),
+            builder.icmp_signed(">=", whole, start),
+        )
+        for first in range(0, keys, DOT_ABREAST):
+            cells = acc[first : first + DOT_ABREAST]
+            rows = [
+                builder.gep(
+                    base,
+                    [builder.mul(_lesser(builder, integer(first + j), last), k_row)],
+                )
+                for j in range(len(cells))
+            ]
+            for cell in cells:
+                builder.store(zero, cell)
+            with builder.if_then(cut):
+                _dot_step(builder, e, left, rows, cells, integer(0), end, shift)
+            with cgutils.for_range_slice(builder, start, whole, integer(1), I64) as v:
+                _dot_step(builder, e, left, rows, cells, builder.mul(v[0], width))
+            with builder.if_then(has_tail):
+                _dot_step(builder, e, left, rows, cells, tail, rest)
         group = min(keys, e.lanes)
         for j in range(0, keys, group):
-            sums = [builder.load(cell) for cell in acc[j : j + group]]
-            total = _sum_each(builder, e, sums)
+            total = _sum_each(builder, e, [builder.load(c) for c in acc[j : j + group]])
             where = builder.gep(out, [integer(j)])
             where = builder.bitcast(where, total.type.as_pointer())
             builder.store(total, where, align=e.itemsize)
 
     return dots
+
+
+def _dot_step(builder, e: Emitter, left, rows, cells, at, count=None, skip=None):
+    """One vector of each row; lanes skip..count of it where `count` is given."""
+    x = e.load(builder, left, at)
+    for row, cell in zip(rows, cells, strict=True):
+        if count is None:
+            y = e.load(builder, row, at)
+        else:
+            zero = e.constant(0.0)
+            y = e.masked_load(builder, row, at, count, zero, skip)
+        builder.store(e.fma(builder, x, y, builder.load(cell)), cell)
 
 
 def _exchange(lanes: int, step: int) -> tuple[list[int], list[int]]:
@@ -327,9 +338,7 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
     dots = emitted(types.void, pointer, pointer, *(integer64,) * 4, pointer)(
         _emit_dots(e, DOT_KEYS)
     )
-    prefetch = emitted(types.void, pointer, integer64)(
-        _emit_prefetch(e, rows, across)
-    )
+    prefetch = emitted(types.void, pointer, integer64)(_emit_prefetch(e, rows, across))
     transpose = emitted(types.void, pointer, integer64, pointer, integer64, scalar)(
         _emit_transpose(e)
     )

@@ -34,9 +34,12 @@ def direct(problem: AttentionProblem, out: Any) -> NDArray[Any] | None:
     """Return `out` as the array that a backend can fill, None where it cannot."""
     if type(out) is np.ndarray and ready(out, problem.acc_dtype):
         return out
-    if isinstance(out, np.ndarray) and fits(out, problem.acc_dtype):
-        return out.view(np.ndarray)
-    return None
+    if not isinstance(out, np.ndarray) or not fits(out, problem.acc_dtype):
+        return None
+    # backends write rows that are contiguous
+    if out.shape[-1] > 1 and out.strides[-1] != out.itemsize:
+        return None
+    return out.view(np.ndarray)
 
 
 def separate(

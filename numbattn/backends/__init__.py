@@ -61,8 +61,9 @@ class Backend(Protocol):
         """Compute `problem` into `out`, and its log-sum-exp into `lse`.
 
         `out` is writeable and has shape ``problem.out_shape`` and dtype
-        ``problem.acc_dtype``, native and aligned; any strides that are multiples of
-        the item size; it overlaps no input. `lse`, C-contiguous, of shape
+        ``problem.acc_dtype``, native and aligned; its last axis is contiguous, the
+        others have any strides that are multiples of the item size; it overlaps no
+        input. `lse`, C-contiguous, of shape
         ``problem.lse_shape`` and the same dtype, is given for "attention" only,
         where it is wanted. Empty outputs never arrive here, empty ``m`` and
         ``d_k`` do.

@@ -1,7 +1,8 @@
 """The CPU backend: Numba kernels on vectors of the processor, in parallel.
 
-simd (vectors) -> tiles (register tiles) -> rows, scores, attention (kernels)
--> matrix, fused (tile sizes and arguments) -> launch (threads) with cache (disk).
+levels, emitter, simd, pointers (vectors) -> tiles (register tiles) -> rows, scores,
+weights, few_rows, softmax, attention (kernels) -> matrix, fused (tile sizes and
+arguments) -> launch (threads) with cache (disk).
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         padded = -(-width // t.columns) * t.columns
         # the workspace, piece by piece
         scratch = align(address(workspace, number * workspace.shape[1]))
-        strips = advance(scratch, 2 * t.rows * t.columns)
+        strips = advance(scratch, 3 * t.rows * t.columns)
         saved = advance(strips, row_step * key_block)
         product = advance(saved, row_step * key_block)
         accumulator = advance(product, row_step * padded)

@@ -55,7 +55,9 @@ def sources_digest() -> str:
     digest = hashlib.sha256(sys.implementation.cache_tag.encode())
     for package in (numba, llvmlite, np):
         digest.update(f"{package.__name__} {package.__version__}\n".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    # options.py: kernels have its UNBOUNDED inside
+    for path in (*sorted(here.glob("*.py")), here.parents[1] / "options.py"):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:32]
 

@@ -96,9 +96,11 @@ class Emitter:
 
     def _lane_numbers(self, builder, number):
         """An int64, cut to 0..lanes, in every lane; and the lanes' numbers."""
-        lanes = ir.Constant(I64, self.lanes)
+        none, lanes = ir.Constant(I64, 0), ir.Constant(I64, self.lanes)
         below = builder.icmp_signed("<", number, lanes)
-        number = builder.trunc(builder.select(below, number, lanes), I32)
+        number = builder.select(below, number, lanes)
+        some = builder.icmp_signed(">", number, none)
+        number = builder.trunc(builder.select(some, number, none), I32)
         kind = ir.VectorType(I32, self.lanes)
         empty = ir.Constant(kind, ir.Undefined)
         first = builder.insert_element(empty, number, ir.Constant(I32, 0))

@@ -15,8 +15,6 @@ from . import attention, few_rows, fused, launch, matrix, scores, softmax, weigh
 from .layout import LEAD_BYTES, LINE
 from .levels import chosen
 
-STRIDED_BLOCK_BYTES = 32 << 20  # of contiguous scratch where `out` is not
-
 
 def run(
     problem: AttentionProblem,
@@ -27,23 +25,8 @@ def run(
     """Compute any operation into `out` (and `lse`)."""
     if problem.operation == "attention":
         fused.run(problem, out, lse, execution)
-    elif out.shape[-1] == 1 or out.strides[-1] == out.itemsize:
-        matrix.run(problem, out, execution)
     else:
-        _run_strided(problem, out, execution)
-
-
-def _run_strided(
-    problem: AttentionProblem, out: np.ndarray, execution: Execution
-) -> None:
-    """Kernels write rows of unit stride: go through a contiguous block of rows."""
-    row_bytes = out[..., :1, :].size * out.itemsize
-    step = max(1, min(problem.n, STRIDED_BLOCK_BYTES // max(1, row_bytes)))
-    for first in range(0, problem.n, step):
-        last = min(problem.n, first + step)
-        block = np.empty((*problem.lead, last - first, problem.m), out.dtype)
-        matrix.run(problem.rows(first, last), block, execution)
-        out[..., first:last, :] = block
+        matrix.run(problem, out, execution)
 
 
 def _cut(problem: AttentionProblem) -> matrix.Tiling | fused.Blocks:

@@ -39,7 +39,7 @@ def _dot_rows(dtype: str, level: Simd):
     @inner
     def dot_rows(query, key, row, keys, depth, shift, scratch, out):
         """Scores of one packed query row against up to DOT_KEYS key rows."""
-        if depth <= step and keys == DOT_KEYS:
+        if 0 < depth <= step and keys == DOT_KEYS:
             t.dots(query, key, row, keys, depth, shift, out)
             return
         sums, total = advance(scratch, DOT_KEYS), advance(scratch, 2 * DOT_KEYS)

@@ -35,7 +35,7 @@ def blocks(problem: AttentionProblem) -> Blocks:
     row_step = problem.n if short else min(up(problem.n, rows), up(BLOCK_ROWS, rows))
     key_block = min(BLOCK_KEYS, up(max(1, problem.m), columns))
     padded = up(problem.d_v, columns)
-    size = 2 * rows * columns + 2 * row_step * key_block + 3 * row_step * padded
+    size = 3 * rows * columns + 2 * row_step * key_block + 3 * row_step * padded
     size += 4 * row_step + key_block * padded
     if short:
         size += short_workspace(problem.acc_dtype, problem.n, problem.d_k)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -84,13 +85,28 @@ def _driver(  # type: ignore[no-untyped-def]
         _call(address, number, counter, stop, arguments)
 
 
+def _renamed(function: Any, name: str) -> Any:
+    """A copy of a function under a name of its own.
+
+    The name, with a number counted in each process, becomes the symbol of the machine
+    code. Two kernels made from one function in two processes can have the same
+    number: loaded from the disk cache into one process, the second would run the
+    first one's code.
+    """
+    copy = FunctionType(
+        function.__code__, function.__globals__, name, None, function.__closure__
+    )
+    copy.__qualname__ = name.replace("-", "_")
+    return copy
+
+
 class Kernel:
     """A worker ``worker(number, counter, stop, *arguments)`` and its driver.
 
     Each is compiled when first wanted, for one signature: arrays are declared
     strided and read-only, so that every layout runs the same machine code. The
     driver calls the worker by address: the worker is compiled once, serial and
-    parallel runs share its code, and the driver compiles in 0.5 s instead of 3.
+    parallel runs share its code, and the driver compiles in 0.35 s instead of 6.9.
     """
 
     def __init__(self, name: str, worker: Any, arguments: Sequence[Any]):
@@ -104,8 +120,8 @@ class Kernel:
             # No fast-math: callees inherit the flags, and `reassoc` folds the
             # rounding steps of exp2 and the compensation of sums away.
             options |= {"nogil": True, "error_model": "numpy"}
-            dispatcher = numba.njit(**options)(function)
             name = f"{self.name}-{kind}"
+            dispatcher = numba.njit(**options)(_renamed(function, name))
             cache.attach(dispatcher, name, f"{name} {sorted(options.items(), key=str)}")
             dispatcher.compile(signature)
             dispatcher.disable_compile()
@@ -147,8 +163,9 @@ def threads(execution: Execution) -> int:
     pool = int(numba.config.NUMBA_NUM_THREADS)
     if wanted > pool:
         raise OptionError(
-            f"num_threads is {wanted}; Numba's pool has {pool} threads. Ask for at "
-            f"most {pool}, or start Python with NUMBA_NUM_THREADS={wanted}"
+            f"num_threads (in the call, the settings or NUMBATTN_NUM_THREADS) is "
+            f"{wanted}; Numba's pool has {pool} threads. Ask for at most {pool}, or "
+            f"start Python with NUMBA_NUM_THREADS={wanted}"
         )
     return wanted
 

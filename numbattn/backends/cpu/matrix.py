@@ -130,7 +130,7 @@ def _tiling(
             block = max(1, round(even(m, block, 1) / columns)) * columns
             key_step = block
             row_step = even(n, max(least, area // block), rows)
-        size = 2 * rows * columns + block * depth
+        size = 3 * rows * columns + block * depth
         if fused:
             size += row_step * m
     tasks = leads * -(-n // row_step) * -(-m // key_step)
@@ -192,12 +192,26 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         kernel = kernel_of(weights if cut.fused else scores, dtype)
         steps = (cut.row_step, cut.key_step, cut.key_block)
         arguments += (*steps, stream)
-    launch.run(kernel, arguments, workers, cut.tasks, flops, out.size, execution)
-    if problem.operation == "weights" and not cut.fused:
+    twice = problem.operation == "weights" and not cut.fused
+    first, second = _parts(execution) if twice else (execution, execution)
+    launch.run(kernel, arguments, workers, cut.tasks, flops, out.size, first)
+    if twice:
         step = max(1, min(problem.n, 2**16 // problem.m))
         tasks = len(lead) * -(-problem.n // step)
-        quiet = execution.without_progress()
         flops = 32.0 * out.size
         workers = launch.workers(execution, tasks, flops)
-        kernel = kernel_of(softmax, dtype)
-        launch.run(kernel, (target, lead, step), workers, tasks, flops, 0, quiet)
+        kernel, rows = kernel_of(softmax, dtype), (target, lead, step)
+        launch.run(kernel, rows, workers, tasks, flops, out.size, second)
+
+
+def _parts(execution: Execution) -> tuple[Execution, Execution]:
+    """Two launches under one progress report: three quarters, and the rest."""
+    report = execution.progress
+    if report is None:
+        return execution, execution
+    return (
+        execution._replace(progress=lambda done, total: report(done * 3 // 4, total)),
+        execution._replace(
+            progress=lambda done, total: report((3 * total + done) // 4, total)
+        ),
+    )

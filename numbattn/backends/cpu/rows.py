@@ -31,6 +31,8 @@ def row_operations(dtype: str, level: Simd) -> ModuleType:
     @inner
     def fill(row, first, last, value, stream):
         """``row[first:last] = value``, past the caches where `stream` says so."""
+        if first >= last:
+            return
         x = v.splat(value)
         j = first
         if stream:

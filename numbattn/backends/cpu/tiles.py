@@ -4,9 +4,8 @@ Three of them, for one element type and one vector width each:
 
 * `product`: ``C = A B (+ C_in)`` on a tile of `rows` x `columns` that lives in
   registers over the whole loop on k. Left rows are broadcast element by element
-  as they lie (any strides), right rows are vectors. It serves the scores
-  (left: queries, right: packed keys) and the attention kernel (left: keys, right:
-  packed queries; then left: transposed weights, right: values).
+  as they lie (any strides), right rows are vectors. It serves the scores (left:
+  queries, right: packed keys) and the output (left: weights, right: packed values).
 * `dots`: one query row against a group of key rows as they lie, lanes along d.
 * `transpose`: packs key rows, so that keys lie in the lanes.
 

@@ -1,0 +1,147 @@
+"""What is the CPU backend's own: its disk cache, its paths, its launches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import numbattn
+from numbattn import testing
+
+BOTH = """
+import numpy as np, numbattn
+q, k = np.random.default_rng(0).standard_normal((2, 600, 16)).astype(np.float32)
+for operation in {operations}:
+    call = getattr(numbattn, operation)
+    want = call(q, k, backend="reference")
+    for threads in (1, 2):
+        got = call(q, k, backend="cpu", num_threads=threads)
+        assert np.allclose(got, want, rtol=1e-3, atol=1e-3), (operation, threads)
+"""
+
+
+def run_with_cache(place: Path, operations: tuple[str, ...]) -> None:
+    """Run operations in a process of their own, on two threads where it can."""
+    environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(place), NUMBA_NUM_THREADS="2")
+    code = BOTH.format(operations=operations)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, check=True
+    )
+
+
+def test_kernels_cached_by_several_processes_do_not_mix(tmp_path: Path) -> None:
+    """Each process numbers its functions anew; equal symbols must not meet."""
+    run_with_cache(tmp_path, ("weights",))
+    run_with_cache(tmp_path, ("scores",))
+    run_with_cache(tmp_path, ("scores", "weights"))
+    run_with_cache(tmp_path, ("weights", "scores"))
+
+
+def test_damaged_cache_file_is_recompiled_with_one_warning(tmp_path: Path) -> None:
+    run_with_cache(tmp_path, ("scores",))
+    files = list(tmp_path.rglob("*.kernel"))
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-1])
+    environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", BOTH.format(operations=("scores",))],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    warnings = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert all("damaged" in line for line in warnings)
+    assert 1 <= len(warnings) <= len(files)
+    run_with_cache(tmp_path, ("scores",))  # whole again: a warning would be an error
+
+
+def test_unwritable_cache_place_is_no_obstacle(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("not a folder")
+    environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(place / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-c", BOTH.format(operations=("scores",))],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.count("Warning") == 1
+    assert "NUMBATTN_CACHE_DIR" in done.stderr
+
+
+@pytest.mark.parametrize("operation", ["scores", "weights", "attention"])
+def test_pieces_above_the_short_limit_keep_their_bits(operation: str) -> None:
+    rng = np.random.default_rng(1)
+    query, key, value = rng.standard_normal((3, 70, 24)).astype(np.float32)
+    others = (key, value) if operation == "attention" else (key,)
+    call = getattr(numbattn, operation)
+    whole = call(query, *others, backend="cpu")
+    for first, last in ((0, 17), (17, 53), (53, 70)):
+        piece = call(query[first:last], *others, backend="cpu")
+        testing.assert_same_bits(piece, whole[first:last])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_rows_have_the_same_bits_at_every_alignment(dtype: type) -> None:
+    """Keys are read on vector boundaries; where they lie must not show."""
+    rng = np.random.default_rng(2)
+    query = rng.standard_normal((3, 40)).astype(dtype)
+    key = rng.standard_normal((50, 40)).astype(dtype)
+    want = numbattn.scores(query, key, backend="cpu")
+    for shift in range(17):
+        for pitch in (40, 48, 64):
+            buffer = np.full(shift + 50 * pitch, np.nan, dtype)
+            moved = buffer[shift:].reshape(50, pitch)[:, :40]
+            moved[...] = key
+            testing.assert_same_bits(numbattn.scores(query, moved, backend="cpu"), want)
+
+
+def test_nothing_of_an_earlier_call_is_left_in_the_scratch() -> None:
+    """Scratch memory is kept; a call of NaN must not reach the next one."""
+    poison = np.full((16, 64), np.nan, np.float32)
+    for n in (3, 40):
+        query, value = np.zeros((n, 0), np.float32), np.ones((40, 5), np.float32)
+        for shift in range(4):
+            key = np.zeros(40 * 8 + shift, np.float32)[shift:].reshape(40, 8)[:, :0]
+            for options in ({}, {"is_causal": True}):
+                numbattn.weights(poison, poison, backend="cpu")
+                assert not numbattn.scores(query, key, backend="cpu").any()
+                numbattn.attention(poison, poison, poison, backend="cpu")
+                out = numbattn.attention(query, key, value, backend="cpu", **options)
+                assert (out == 1).all()
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4, 15])
+def test_streamed_results_stay_inside_their_rows(shift: int) -> None:
+    """Large results are written past the caches, on vectors of `out` only."""
+    rng = np.random.default_rng(3)
+    query = rng.standard_normal((1700, 16)).astype(np.float32)
+    key = rng.standard_normal((2001, 16)).astype(np.float32)
+    pitch = 2016
+    buffer = np.full(shift + 1700 * pitch, 7, np.float32)
+    out = buffer[shift:].reshape(1700, pitch)[:, :2001]
+    for operation in ("scores", "weights"):
+        for options in ({}, {"window_size": (500, 3), "q_offset": 400}):
+            call = getattr(numbattn, operation)
+            call(query, key, out=out, backend="cpu", **options)
+            small = call(query[:900], key, backend="cpu", **options)
+            testing.assert_same_bits(np.ascontiguousarray(out[:900]), small)
+            assert (buffer[:shift] == 7).all()
+            assert (buffer[shift:].reshape(1700, pitch)[:, 2001:] == 7).all()
+
+
+def test_huge_offsets_with_a_window_see_nothing() -> None:
+    query, key = np.ones((102, 16), np.float32), np.ones((32768, 16), np.float32)
+    for offset in (3_000_000_000, 2**62, -(2**62)):
+        got = numbattn.weights(
+            query, key, q_offset=offset, window_size=(3, 0), backend="cpu"
+        )
+        assert not got.any()

@@ -176,7 +176,8 @@ def cache_dir() -> Path | None:
     if not text.strip():
         return None
     path = Path(text).expanduser().absolute()
-    if path.exists() and not path.is_dir():
+    # os.path, not Path: a place that may not be searched is no error here
+    if os.path.exists(path) and not os.path.isdir(path):
         raise OptionError(
             f"NUMBATTN_CACHE_DIR is {text!r}, which is not a directory; name one, or "
             "leave it empty for no cache"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -145,3 +146,30 @@ def test_huge_offsets_with_a_window_see_nothing() -> None:
             query, key, q_offset=offset, window_size=(3, 0), backend="cpu"
         )
         assert not got.any()
+
+
+def test_cache_file_that_is_no_kernel_is_recompiled(tmp_path: Path) -> None:
+    """A right digest over something else: recompiled, not an error."""
+    run_with_cache(tmp_path, ("scores",))
+    junk = b"not a pickle"
+    for path in tmp_path.rglob("*.kernel"):
+        path.write_bytes(hashlib.sha256(junk).digest() + junk)
+    environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", BOTH.format(operations=("scores",))],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "unreadable" in done.stderr
+
+
+def test_softcap_below_the_normal_range_gives_no_nan() -> None:
+    got = numbattn.scores(
+        np.zeros((20, 4), np.float32),
+        np.ones((9, 4), np.float32),
+        softcap=1e-39,
+        backend="cpu",
+    )
+    assert not got.any()

@@ -38,6 +38,14 @@ except ImportError:  # pragma: no cover - a later Numba
     _Cache = object
 
 SUFFIX = ".kernel"
+# of Numba, by environment variables NUMBA_...: they change the machine code
+COMPILER_SETTINGS = (
+    "OPT",
+    "LOOP_VECTORIZE",
+    "SLP_VECTORIZE",
+    "BOUNDSCHECK",
+    "DEBUGINFO_DEFAULT",
+)
 DIGEST = 32  # bytes of sha256 in front of the pickle
 _warned: set[str] = set()
 
@@ -53,6 +61,8 @@ def warn_once(message: str) -> None:
 def sources_digest() -> str:
     """Hash of every source file that kernels are made of, and of the versions."""
     digest = hashlib.sha256(sys.implementation.cache_tag.encode())
+    for setting in COMPILER_SETTINGS:
+        digest.update(f"{setting}={getattr(numba.config, setting, None)}\n".encode())
     for package in (numba, llvmlite, np):
         digest.update(f"{package.__name__} {package.__version__}\n".encode())
     here = Path(__file__).parent
@@ -82,7 +92,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def __init__(self, name: str, options: str):
         self._name, self._options, self._on = name, options, True
-        # only its reduce, rebuild and check_cachable are wanted, not its locators
+        # only its reduce and rebuild are wanted, not its locators
         self._impl = CompileResultCacheImpl.__new__(CompileResultCacheImpl)
 
     @property
@@ -113,9 +123,13 @@ class KernelCache(_Cache):  # type: ignore[misc]
         """Return the compiled kernel, or None where there is none that is sound."""
         target_context.refresh()
         path = self._path(signature, target_context.codegen())
-        if path is None or not path.parent.is_dir():
+        try:
+            if path is None or not path.parent.is_dir():
+                return None
+            owned = _owned(path.parent)
+        except OSError:  # not to be searched; `save_overload` says so
             return None
-        if not _owned(path.parent):
+        if not owned:
             warn_once(
                 f"numbattn does not use the kernel cache {path.parent}: others can "
                 "write there, and a cached kernel runs as code. Make it yours (mode "
@@ -130,12 +144,17 @@ class KernelCache(_Cache):  # type: ignore[misc]
         if hashlib.sha256(content).digest() != blob[:DIGEST]:
             warn_once(f"numbattn recompiles a damaged file of its cache: {path}")
             return None
-        return self._impl.rebuild(target_context, pickle.loads(content))
+        try:
+            return self._impl.rebuild(target_context, pickle.loads(content))
+        except Exception:  # whatever a pickle can raise
+            warn_once(f"numbattn recompiles an unreadable file of its cache: {path}")
+            return None
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Publish the compiled kernel under its key."""
         path = self._path(signature, data.codegen)
-        if path is None or not self._impl.check_cachable(data):
+        # what Numba's own cache refuses, too: addresses inside, or lifted loops
+        if path is None or data.lifted or data.library.has_dynamic_globals:
             return
         content = dumps(self._impl.reduce(data))
         try:
@@ -161,8 +180,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
 def attach(dispatcher: Any, name: str, options: str) -> None:
     """Give a dispatcher the disk cache, where this Numba is as known."""
     known = hasattr(dispatcher, "_cache") and all(
-        hasattr(CompileResultCacheImpl, wanted)
-        for wanted in ("reduce", "rebuild", "check_cachable")
+        hasattr(CompileResultCacheImpl, wanted) for wanted in ("reduce", "rebuild")
     )
     if known:
         dispatcher._cache = KernelCache(name, options)

@@ -52,11 +52,11 @@ def row_operations(dtype: str, level: Simd) -> ModuleType:
     @inner
     def soft_cap(row, first, last, cap):
         """``row = cap * tanh(row / cap)``."""
-        whole, part = v.splat(cap), v.splat(scalar(1) / cap)
+        whole = v.splat(cap)
         j = first
         while j < last:
             x = v.masked_load(row, j, last - j, whole)
-            x = v.multiply(whole, v.tanh(v.multiply(x, part)))
+            x = v.multiply(whole, v.tanh(v.divide(x, whole)))
             v.masked_store(x, row, j, last - j)
             j += lanes
 

@@ -123,6 +123,10 @@ def vector_operations(dtype: str, level: Simd) -> ModuleType:
     def multiply(builder, x, y):
         return builder.fmul(x, y)
 
+    @emitted(vector, vector, vector)
+    def divide(builder, x, y):
+        return builder.fdiv(x, y)
+
     @emitted(vector, vector, vector, vector)
     def fma(builder, x, y, z):
         return e.fma(builder, x, y, z)

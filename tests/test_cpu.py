@@ -35,6 +35,18 @@ def run_with_cache(place: Path, operations: tuple[str, ...]) -> None:
     )
 
 
+def said_with_cache(place: Path) -> str:
+    """Run `scores` in a process of its own; what it warned about."""
+    done = subprocess.run(
+        [sys.executable, "-c", BOTH.format(operations=("scores",))],
+        env=dict(os.environ, NUMBATTN_CACHE_DIR=str(place)),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stderr
+
+
 def test_kernels_cached_by_several_processes_do_not_mix(tmp_path: Path) -> None:
     """Each process numbers its functions anew; equal symbols must not meet."""
     run_with_cache(tmp_path, ("weights",))
@@ -49,15 +61,8 @@ def test_damaged_cache_file_is_recompiled_with_one_warning(tmp_path: Path) -> No
     assert files
     for path in files:
         path.write_bytes(path.read_bytes()[:-1])
-    environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", BOTH.format(operations=("scores",))],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    warnings = [line for line in done.stderr.splitlines() if "Warning" in line]
+    said = said_with_cache(tmp_path)
+    warnings = [line for line in said.splitlines() if "Warning" in line]
     assert all("damaged" in line for line in warnings)
     assert 1 <= len(warnings) <= len(files)
     run_with_cache(tmp_path, ("scores",))  # whole again: a warning would be an error
@@ -66,16 +71,9 @@ def test_damaged_cache_file_is_recompiled_with_one_warning(tmp_path: Path) -> No
 def test_unwritable_cache_place_is_no_obstacle(tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_text("not a folder")
-    environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(place / "cache"))
-    done = subprocess.run(
-        [sys.executable, "-c", BOTH.format(operations=("scores",))],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr.count("Warning") == 1
-    assert "NUMBATTN_CACHE_DIR" in done.stderr
+    said = said_with_cache(place / "cache")
+    assert said.count("Warning") == 1
+    assert "NUMBATTN_CACHE_DIR" in said
 
 
 @pytest.mark.parametrize("operation", ["scores", "weights", "attention"])
@@ -154,15 +152,8 @@ def test_cache_file_that_is_no_kernel_is_recompiled(tmp_path: Path) -> None:
     junk = b"not a pickle"
     for path in tmp_path.rglob("*.kernel"):
         path.write_bytes(hashlib.sha256(junk).digest() + junk)
-    environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", BOTH.format(operations=("scores",))],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert "unreadable" in done.stderr
+    said = said_with_cache(tmp_path)
+    assert "unreadable" in said
 
 
 def test_softcap_below_the_normal_range_gives_no_nan() -> None:

@@ -19,7 +19,7 @@ from numba import types
 from numbattn.problem import UNBOUNDED
 
 from .few_rows import strips
-from .launch import Kernel
+from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
 from .pointers import address, advance, align, fetch_add, peek, poke
@@ -249,16 +249,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 )  # fmt: skip
 
     element = getattr(types, dtype)
-    matrix = types.Array(element, 2, "A", readonly=True)
-    arguments = (
-        *(matrix, matrix, matrix, matrix),
-        types.Array(types.boolean, 2, "A", readonly=True),
-        types.Array(element, 2, "A"),
-        types.Array(element, 1, "C"),
-        types.Array(types.int64, 2, "C"),
-        types.Array(element, 2, "C"),
-        *(element, element),
-        *(types.int64,) * 4,
-        types.boolean,
-    )
+    matrix, flags, target, *others = array_types(dtype)
+    arrays = (matrix, matrix, matrix, matrix, flags, target)
+    numbers = (element, element, *(types.int64,) * 4, types.boolean)
+    arguments = (*arrays, types.Array(element, 1, "C"), *others, *numbers)
     return Kernel(f"attention-{dtype}-{level.name}", worker, arguments)

@@ -165,8 +165,8 @@ class Emitter:
         low = builder.fcmp_ordered("<", x, bound)
         return builder.select(low, bound, x)
 
-    def sum_lanes(self, builder, x):
-        """Sum over the lanes, by halves: a tree."""
+    def _fold(self, builder, x, combine):
+        """All lanes into one, by halves: a tree."""
         count = self.lanes
         while count > 1:
             count //= 2
@@ -174,20 +174,16 @@ class Emitter:
                 ir.VectorType(I32, self.lanes),
                 [(i + count) % self.lanes for i in range(self.lanes)],
             )
-            x = builder.fadd(x, builder.shuffle_vector(x, x, upper))
+            x = combine(x, builder.shuffle_vector(x, x, upper))
         return builder.extract_element(x, ir.Constant(I32, 0))
+
+    def sum_lanes(self, builder, x):
+        """Sum over the lanes."""
+        return self._fold(builder, x, builder.fadd)
 
     def greatest_lane(self, builder, x):
         """The greatest over the lanes, leaving NaN out."""
-        count = self.lanes
-        while count > 1:
-            count //= 2
-            upper = ir.Constant(
-                ir.VectorType(I32, self.lanes),
-                [(i + count) % self.lanes for i in range(self.lanes)],
-            )
-            x = self.greater(builder, x, builder.shuffle_vector(x, x, upper))
-        return builder.extract_element(x, ir.Constant(I32, 0))
+        return self._fold(builder, x, lambda y, z: self.greater(builder, y, z))
 
     def _split_exponent(self, builder, x):
         """X = n + r, |r| <= 1/2: returns r and 2**n (x within the exponent range).

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from .launch import Kernel
+from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY
 from .levels import Simd
 from .pointers import address, advance, align, fetch_add, misalignment, peek, poke
@@ -166,14 +166,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 )  # fmt: skip
 
     element = getattr(types, dtype)
-    matrix = types.Array(element, 2, "A", readonly=True)
-    arguments = (
-        *(matrix, matrix, matrix),
-        types.Array(types.boolean, 2, "A", readonly=True),
-        types.Array(element, 2, "A"),
-        types.Array(types.int64, 2, "C"),
-        types.Array(element, 2, "C"),
-        *(element, element),
-        *(types.int64,) * 6,
-    )
+    matrix, flags, *others = array_types(dtype)
+    numbers = (element, element, *(types.int64,) * 6)
+    arguments = (matrix, matrix, matrix, flags, *others, *numbers)
     return Kernel(f"few-rows-{dtype}-{level.name}", worker, arguments)

@@ -149,6 +149,18 @@ class Kernel:
         return self._compile(_driver, "driver", signature, parallel=True)
 
 
+def array_types(dtype: str) -> tuple[Any, ...]:
+    """Numba types of a kernel's arrays: input, flags, output, lead table, scratch."""
+    element = getattr(types, dtype)
+    return (
+        types.Array(element, 2, "A", readonly=True),
+        types.Array(types.boolean, 2, "A", readonly=True),
+        types.Array(element, 2, "A"),
+        types.Array(types.int64, 2, "C"),
+        types.Array(element, 2, "C"),
+    )
+
+
 def threads(execution: Execution) -> int:
     """Threads that a launch may use: as asked for, else Numba's current number.
 

@@ -16,11 +16,10 @@ from numbattn.errors import OptionError
 
 
 class Simd(NamedTuple):
-    """A vector instruction set: register width and count, fused multiply-add."""
+    """A vector instruction set: register width, fused multiply-add."""
 
     name: str
     width: int  # bytes in a register; 0: one element, no vectors
-    registers: int
     fma: bool
     features: frozenset[str]  # what the target must have
 
@@ -28,11 +27,11 @@ class Simd(NamedTuple):
 LEVELS = {
     level.name: level
     for level in (
-        Simd("avx512", 64, 32, True, frozenset({"avx512f", "avx512vl", "avx512dq"})),
-        Simd("avx2", 32, 16, True, frozenset({"avx2", "fma"})),
-        Simd("neon", 16, 32, True, frozenset({"neon"})),
-        Simd("sse2", 16, 16, False, frozenset({"sse2"})),
-        Simd("plain", 0, 16, False, frozenset()),
+        Simd("avx512", 64, True, frozenset({"avx512f", "avx512vl", "avx512dq"})),
+        Simd("avx2", 32, True, frozenset({"avx2", "fma"})),
+        Simd("neon", 16, True, frozenset({"neon"})),
+        Simd("sse2", 16, False, frozenset({"sse2"})),
+        Simd("plain", 0, False, frozenset()),
     )
 }
 

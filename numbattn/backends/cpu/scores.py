@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from .launch import Kernel
+from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY
 from .levels import Simd
 from .pointers import address, advance, align, fetch_add, misalignment, peek, poke
@@ -309,15 +309,8 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
                     )  # fmt: skip
 
     element = getattr(types, dtype)
-    matrix = types.Array(element, 2, "A", readonly=True)
-    arguments = (
-        *(matrix, matrix, matrix),
-        types.Array(types.boolean, 2, "A", readonly=True),
-        types.Array(element, 2, "A"),
-        types.Array(types.int64, 2, "C"),
-        types.Array(element, 2, "C"),
-        *(element, element),
-        *(types.int64,) * 6,
-    )
+    matrix, flags, *others = array_types(dtype)
+    numbers = (element, element, *(types.int64,) * 6)
+    arguments = (matrix, matrix, matrix, flags, *others, *numbers)
     name = "weights" if softmax else "scores"
     return Kernel(f"{name}-{dtype}-{level.name}", worker, arguments)

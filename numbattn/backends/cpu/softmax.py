@@ -10,7 +10,7 @@ from functools import cache
 
 from numba import types
 
-from .launch import Kernel
+from .launch import Kernel, array_types
 from .layout import OUT
 from .levels import Simd
 from .pointers import address, advance, fetch_add
@@ -36,9 +36,6 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 line = advance(start, at)
                 row.softmax(line, 0, m, m, line, 0)
 
-    arguments = (
-        types.Array(getattr(types, dtype), 2, "A"),
-        types.Array(types.int64, 2, "C"),
-        types.int64,
-    )
+    _, _, target, leads, _ = array_types(dtype)
+    arguments = (target, leads, types.int64)
     return Kernel(f"softmax-{dtype}-{level.name}", worker, arguments)

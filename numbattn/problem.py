@@ -90,19 +90,6 @@ class AttentionProblem(NamedTuple):
         """Shape of the log-sum-exp."""
         return (*self.lead, self.n)
 
-    @property
-    def has_options(self) -> bool:
-        """Whether there is anything beyond the scale."""
-        return bool(
-            self.softcap
-            or self.bias is not None
-            or self.mask is not None
-            or self.left != UNBOUNDED
-            or self.right != UNBOUNDED
-            or not isinstance(self.kv_lengths, int)
-            or self.kv_lengths != self.m
-        )
-
     def block(self, q0: int, q1: int, k0: int, k1: int) -> AttentionProblem:
         """Return the problem of query rows q0..q1 and keys k0..k1 of the scores."""
         lengths = self.kv_lengths

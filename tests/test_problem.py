@@ -48,7 +48,6 @@ def test_leading_axes(query: Any, key: Any, value: Any, lead: Any) -> None:
     assert (problem.n, problem.m, problem.d_k, problem.d_v, problem.n_total) == (
         query[-2], key[-2], query[-1], value[-1], query[-2],
     )  # fmt: skip
-    assert not problem.has_options
     arrays = (problem.query, problem.key, problem.value)
     assert [a.shape for a in arrays if a is not None] == [query, key, value]
     for operation in ("scores", "weights"):
@@ -186,7 +185,6 @@ def test_defaults() -> None:
 def test_window(options: Any, left: int, right: int) -> None:
     problem = check("scores", ones(5, 4), ones(6, 4), **options)
     assert (problem.left, problem.right) == (left, right)
-    assert problem.has_options == ((left, right) != (UNBOUNDED, UNBOUNDED))
 
 
 @pytest.mark.parametrize(
@@ -222,15 +220,12 @@ def test_q_offset(offset: Any, lengths: Any, expected: Any) -> None:
 def test_q_offset_without_a_window_means_nothing() -> None:
     problem = check("scores", ones(5, 4), ones(6, 4), q_offset=3)
     assert problem.q_offset == 0
-    assert not problem.has_options
 
 
 def test_lengths_are_a_copy() -> None:
     lengths = np.array([1, 2])
     problem = check("scores", ones(2, 5, 4), ones(2, 6, 4), kv_lengths=lengths)
     assert not np.shares_memory(problem.kv_lengths, lengths)
-    assert problem.has_options
-    assert not check("scores", ones(5, 4), ones(6, 4), kv_lengths=6).has_options
 
 
 RNG = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """Scores of few queries: every key is read once, as it lies, without packing.
 
 With the lanes along d a dot product needs neither packed keys nor idle lanes, so
-that the speed is that of reading the keys: 85 GB/s from the cache on one core. Each
+that the speed is that of reading the keys: 60 GB/s from the cache on one core. Each
 aligned group of key rows serves all query rows while it is in the nearest cache.
 
 Calls take the tasks in turns forwards and backwards: of keys that are searched again

@@ -72,75 +72,45 @@ def _pack(dtype: str, level: Simd):
 
 
 @cache
-def _tile(dtype: str, level: Simd):
+def _stretches(dtype: str, level: Simd):
     t = tiles(dtype, level)
     size = t.rows * t.columns
     scalar = np.dtype(dtype).type
 
     @inner
-    def tile(
-        query, row, column, rows, panel, depth, scratch, out, out_row,
-        skipped, columns, stream,
-    ):  # fmt: skip
-        """One register tile of scores, the sum over d in chunks (see above)."""
-        if not stream:
-            t.prefetch(out, out_row)
-        chunk = depth
-        if depth > DEPTH_WHOLE:
-            chunk = -(-depth // -(-depth // DEPTH_CHUNK))
-        total = advance(scratch, size)  # sums of whole stretches, and what they lost
-        lost = advance(scratch, 2 * size)
-        stretches = 0
-        before, c = 0, 0
-        while True:
-            width = min(chunk, depth - c)
-            last = c + width >= depth
-            target, target_row, skip, past = scratch, t.columns, 0, 0
-            if last and depth <= DEPTH_STRETCH:
-                target, target_row, skip, past = out, out_row, skipped, stream
-            t.product(
-                advance(query, c * column), row, column, rows,
-                advance(panel, c * t.columns), t.columns, width,
-                scratch, t.columns, before,
-                target, target_row, skip, columns, past,
-            )  # fmt: skip
-            before = 1
-            c += width
-            if depth > DEPTH_STRETCH and (last or c // DEPTH_STRETCH > stretches):
-                for i in range(rows * t.columns):
-                    x, old = peek(scratch, i), scalar(0)
-                    if stretches > 0:
-                        old = peek(total, i)
-                    else:
-                        poke(lost, i, old)
-                    new = old + x
-                    part = new - old
-                    rest = (old - (new - part)) + (x - part)
-                    poke(lost, i, peek(lost, i) + rest)
-                    poke(total, i, new)
-                stretches += 1
-                before = 0
-            if last:
-                break
-        if depth > DEPTH_STRETCH:
-            for r in range(rows):
-                for j in range(max(0, skipped), min(columns, t.columns)):
-                    x, rest = (
-                        peek(total, r * t.columns + j),
-                        peek(lost, r * t.columns + j),
-                    )
-                    if rest == rest:  # NaN once the total is infinite
-                        x += rest
-                    poke(out, r * out_row + j, x)
+    def add_stretch(scratch, first):
+        """Add the tile in scratch to the sums behind it, with what they lose."""
+        total, lost = advance(scratch, size), advance(scratch, 2 * size)
+        for i in range(size):
+            x, old, rest = peek(scratch, i), scalar(0), scalar(0)
+            if not first:
+                old, rest = peek(total, i), peek(lost, i)
+            new = old + x
+            part = new - old
+            poke(lost, i, rest + ((old - (new - part)) + (x - part)))
+            poke(total, i, new)
 
-    return tile
+    @inner
+    def write_sums(scratch, rows, out, out_row, first, last):
+        """The sums to columns first..last of `out`."""
+        total, lost = advance(scratch, size), advance(scratch, 2 * size)
+        for r in range(rows):
+            for j in range(first, last):
+                x = peek(total, r * t.columns + j)
+                rest = peek(lost, r * t.columns + j)
+                if rest == rest:  # NaN once the total is infinite
+                    x += rest
+                poke(out, r * out_row + j, x)
+
+    return add_stretch, write_sums
 
 
 @cache
 def blocks(dtype: str, level: Simd):
     """How to fill a block of `out` with plain scores: packing, then tiles."""
     t = tiles(dtype, level)
-    pack, tile = _pack(dtype, level), _tile(dtype, level)
+    pack = _pack(dtype, level)
+    add_stretch, write_sums = _stretches(dtype, level)
 
     @inner
     def tiled_block(
@@ -152,16 +122,36 @@ def blocks(dtype: str, level: Simd):
         Row i sees columns ``i - behind <= j < i + ahead``; columns below `skipped`
         are not of `out`. A panel stays in the L1 cache while the rows pass by.
         """
+        chunk = depth
+        if depth > DEPTH_WHOLE:
+            chunk = -(-depth // -(-depth // DEPTH_CHUNK) // 8) * 8
         j = first // t.columns * t.columns
         while j < last:
-            panel = advance(packed, j * depth)
-            for i in range(0, rows, t.rows):
-                if j + t.columns > i - behind and j < i + t.rows - 1 + ahead:
-                    tile(
-                        advance(query, i * q_row), q_row, q_column,
-                        min(t.rows, rows - i), panel, depth, scratch,
-                        advance(out, i * out_row + j), out_row,
-                        max(0, skipped - j), last - j, stream,
+            panel, target = advance(packed, j * depth), advance(out, j)
+            begin, end = max(0, skipped - j), last - j
+            top = max(0, j + 1 - ahead) // t.rows * t.rows
+            bottom = (j + t.columns + behind + t.rows - 1) // t.rows * t.rows
+            bottom = min(rows, bottom)
+            if depth <= DEPTH_STRETCH:
+                t.panel(
+                    query, q_row, q_column, top, bottom, panel, depth, chunk, scratch,
+                    target, out_row, begin, end, stream,
+                )  # fmt: skip
+            else:
+                for i in range(top, bottom, t.rows):
+                    stop, at = min(bottom, i + t.rows), i * out_row
+                    for c in range(0, depth, DEPTH_STRETCH):
+                        width = min(DEPTH_STRETCH, depth - c)
+                        t.panel(
+                            advance(query, c * q_column), q_row, q_column, i, stop,
+                            advance(panel, c * t.columns), width, chunk, scratch,
+                            advance(scratch, -i * t.columns), t.columns,
+                            0, t.columns, 0,
+                        )  # fmt: skip
+                        add_stretch(scratch, c == 0)
+                    write_sums(
+                        scratch, stop - i, advance(target, at), out_row,
+                        begin, min(end, t.columns),
                     )  # fmt: skip
             j += t.columns
 

@@ -72,6 +72,31 @@ def emitted(result, *parameters):
     return decorate
 
 
+def outlined(name, emit):
+    """The code of `emit` as one function of the module, called wherever it is used.
+
+    Several uses then cost the compiler one, and the registers of a hot loop are not
+    shared with the code around it.
+    """
+
+    def call(builder, *values):
+        module = builder.module
+        function = module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+            function = ir.Function(module, kind, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inside = ir.IRBuilder(function.append_basic_block())
+            emit(inside, *function.args)
+            inside.ret_void()
+        builder.call(function, values)
+
+    call.__name__, call.__doc__ = emit.__name__, emit.__doc__
+    call.__signature__ = inspect.signature(emit)
+    return call
+
+
 @cache
 def vector_operations(dtype: str, level: Simd) -> ModuleType:
     """Intrinsics on vectors of `dtype`, for kernels written in Python."""

@@ -19,7 +19,9 @@ from .tiles import DOT_KEYS, SHAPES
 
 SHORT_ROWS = 16  # documented: at most so many queries take the path for few rows
 PACKED_BYTES = 192 * 1024  # of packed keys at a time: they stay in the L2 cache
-READ_BYTES = 1 << 20  # of keys of a task for few rows: smaller ones cost 0.3 us each
+READ_BYTES = 512 * 1024  # of keys of a task for few rows: the turns of `few_rows` help
+# Of keys that few queries read: beyond it the caches keep nothing for the next call.
+KEPT_KEYS = 16 << 20
 ROWS_BYTES = 512 * 1024  # of score rows between their first and last touch
 FUSED_KEYS = 32 * 1024  # longer rows leave the cache before their softmax anyway
 # Rows that share a packing of keys, at least: it costs 3 % of a task of 256 rows. Small
@@ -35,7 +37,8 @@ TASKS = 8  # wanted at least, to share the work evenly
 TASK_FLOPS = (1e6, 48e6)  # 10 to 400 us on one core
 _kernels: dict[tuple[str, np.dtype[Any]], launch.Kernel] = {}
 
-_backwards = cycle((0, 1))  # see few_rows; shared by threads, as it only affects speed
+# shared by threads, as it only affects speed
+_turns = cycle((few_rows.FORWARDS, few_rows.BACKWARDS))
 
 
 class Tiling(NamedTuple):
@@ -137,8 +140,70 @@ def _tiling(
     return Tiling(row_step, key_step, block, tasks, size, fused, short)
 
 
-def streams(problem: AttentionProblem, out: np.ndarray, cut: Tiling) -> bool:
-    """Whether to write scores past the caches.
+class Plan(NamedTuple):
+    """What a call needs to know beside its arrays."""
+
+    kernel: launch.Kernel
+    steps: tuple[Any, ...]
+    """Arguments of the kernel behind the numbers of the options."""
+    tasks: int
+    flops: float
+    workspace: int
+    in_turns: bool
+    """Whether few rows take tasks in turns."""
+    softmax_step: int
+    """Rows of a task of the softmax that is not fused, 0 for none."""
+
+
+def plan(problem: AttentionProblem, out: np.ndarray) -> Plan:
+    """How to run a problem into `out` (0.5 us where the like was run before)."""
+    return _plan(
+        problem.operation,
+        prod(problem.lead),
+        *(problem.n, problem.m, problem.d_k),
+        problem.acc_dtype,
+        problem.n_total <= SHORT_ROWS,
+        bool(problem.softcap) or problem.bias is not None or problem.mask is not None,
+        out.strides[:-1],
+    )
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    operation: str,
+    leads: int,
+    n: int,
+    m: int,
+    depth: int,
+    dtype: np.dtype[Any],
+    short: bool,
+    modified: bool,
+    strides: tuple[int, ...],
+) -> Plan:
+    whole_rows = operation == "weights"
+    cut = _tiling(leads, n, m, depth, dtype, whole_rows, short)
+    flops, tasks = 2.0 * leads * n * m * max(8, depth), cut.tasks
+    softmax_step = 0
+    if whole_rows and not cut.fused:
+        softmax_step = max(1, min(n, 2**16 // m))
+    if short:
+        kept = leads * m * depth * dtype.itemsize <= KEPT_KEYS
+        in_turns = kept and tasks <= few_rows.MOST_CLAIMS
+        kernel, steps = kernel_of(few_rows, dtype), (cut.key_step, tasks)
+        return Plan(kernel, steps, tasks, flops, cut.workspace, in_turns, softmax_step)
+    size = leads * n * m * dtype.itemsize
+    streamed = cut.fused or not (whole_rows or modified)
+    stream = streamed and streams(size, depth, strides)
+    if stream and not cut.fused:  # the blocks may be shifted by a part of a vector
+        reach = m + max(1, chosen().width // dtype.itemsize) - 1
+        tasks = leads * -(-n // cut.row_step) * -(-reach // cut.key_step)
+    kernel = kernel_of(weights if cut.fused else scores, dtype)
+    blocks = (cut.row_step, cut.key_step, cut.key_block, stream)
+    return Plan(kernel, blocks, tasks, flops, cut.workspace, False, softmax_step)
+
+
+def streams(size: int, depth: int, strides: tuple[int, ...]) -> bool:
+    """Whether to write `size` bytes of scores past the caches.
 
     A store to a line outside the caches first reads it; streaming does not: 8192 x
     8192, d 64 runs at 91 % of the FMA peak instead of 79. Wanted where `out` does
@@ -146,14 +211,10 @@ def streams(problem: AttentionProblem, out: np.ndarray, cut: Tiling) -> bool:
     softmax that is not part of the task), and all of its rows start alike within a
     vector.
     """
-    modified = problem.softcap or problem.bias is not None or problem.mask is not None
-    shallow = problem.d_k < SHALLOW
-    return bool(
-        out.nbytes >= (SHALLOW_STREAM_BYTES if shallow else STREAM_BYTES)
-        and not cut.short
-        and (cut.fused or (problem.operation == "scores" and not modified))
+    return (
+        size >= (SHALLOW_STREAM_BYTES if depth < SHALLOW else STREAM_BYTES)
         and chosen().name in ("avx512", "avx2")
-        and all(stride % 64 == 0 for stride in out.strides[:-1])
+        and all(stride % 64 == 0 for stride in strides)
     )
 
 
@@ -161,42 +222,33 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
     """Fill `out` (..., n, m) with scores or weights."""
     if problem.m == 0:
         return
-    level, dtype = chosen(), problem.acc_dtype
-    cut = tiling(problem)
-    lead = lead_table(problem, out)
-    target = matrix(out)
-    flops = 2.0 * out.size * max(8, problem.d_k)
-    stream = streams(problem, out, cut)
-    if stream and not cut.fused:  # the blocks may be shifted by a part of a vector
-        reach = problem.m + max(1, level.width // dtype.itemsize) - 1
-        row_blocks = -(-problem.n // cut.row_step)
-        cut = cut._replace(tasks=len(lead) * row_blocks * -(-reach // cut.key_step))
-    workers = launch.workers(execution, cut.tasks, flops)
-    arguments: tuple[Any, ...] = (
+    dtype = problem.acc_dtype
+    how = plan(problem, out)
+    lead, target = lead_table(problem, out), matrix(out)
+    workers = launch.workers(execution, how.tasks, how.flops)
+    steps = how.steps
+    if problem.n_total <= SHORT_ROWS:
+        steps += (workers, next(_turns) if how.in_turns else few_rows.ANY)
+    arguments = (
         matrix(problem.query),
         matrix(problem.key),
         matrix(problem.bias, dtype),
         matrix(problem.mask),
         target,
         lead,
-        workspace(workers, cut.workspace, dtype),
+        workspace(workers, how.workspace, dtype),
         problem.scale,
         problem.softcap,
         problem.left,
         problem.right,
+        *steps,
     )
-    if cut.short:
-        kernel = kernel_of(few_rows, dtype)
-        arguments += (cut.key_step, cut.tasks, workers, next(_backwards))
-    else:
-        kernel = kernel_of(weights if cut.fused else scores, dtype)
-        steps = (cut.row_step, cut.key_step, cut.key_block)
-        arguments += (*steps, stream)
-    twice = problem.operation == "weights" and not cut.fused
-    first, second = _parts(execution) if twice else (execution, execution)
-    launch.run(kernel, arguments, workers, cut.tasks, flops, out.size, first)
-    if twice:
-        step = max(1, min(problem.n, 2**16 // problem.m))
+    first, second = (execution, execution)
+    if how.softmax_step:
+        first, second = _parts(execution)
+    launch.run(how.kernel, arguments, workers, how.tasks, how.flops, out.size, first)
+    if how.softmax_step:
+        step = how.softmax_step
         tasks = len(lead) * -(-problem.n // step)
         flops = 32.0 * out.size
         workers = launch.workers(execution, tasks, flops)

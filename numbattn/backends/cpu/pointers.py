@@ -83,12 +83,18 @@ def poke(typingctx, pointer, offset, value):
     return signature, generate
 
 
-@intrinsic
-def fetch_add(typingctx, counter, increment):
-    """Add to the first element of an int64 array at once; return its old value."""
+def _atomic(operation):
+    @intrinsic
+    def fetch(typingctx, counter, value):
+        def generate(context, builder, signature, values):
+            array = context.make_array(signature.args[0])(context, builder, values[0])
+            return builder.atomic_rmw(operation, array.data, values[1], "monotonic")
 
-    def generate(context, builder, signature, values):
-        data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        return builder.atomic_rmw("add", data, values[1], "monotonic")
+        return types.int64(counter, types.int64), generate
 
-    return types.int64(counter, types.int64), generate
+    return fetch
+
+
+# On the first element of an int64 array, at once; both return its old value.
+fetch_add = _atomic("add")
+fetch_or = _atomic("or")

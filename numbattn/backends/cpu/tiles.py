@@ -6,7 +6,7 @@ Three of them, for one element type and one vector width each:
   registers over the whole loop on k. Left rows are broadcast element by element
   as they lie (any strides), right rows are vectors. It serves the scores (left:
   queries, right: packed keys) and the output (left: weights, right: packed values).
-* `dots`: one query row against a group of key rows as they lie, lanes along d.
+* `dots`: one query row against a run of key rows as they lie, lanes along d.
 * `transpose`: packs key rows, so that keys lie in the lanes.
 
 Tile shapes follow BLIS ("The BLIS framework", Van Zee & van de Geijn, 2015):
@@ -38,7 +38,8 @@ SHAPES = {
     "plain": (3, 3),
 }
 DOT_KEYS = 8  # key rows of one `dots` group: their sums are reduced together
-DOT_ABREAST = 2  # rows of it that are read side by side
+# vectors of the query that its key rows pass at a time: they fill the registers
+DOT_BLOCKS = {"avx512": (8, 4), "neon": (8, 4)}
 
 
 def integer(value: int):
@@ -198,66 +199,99 @@ def _store_part(builder, e: Emitter, acc, valid_rows, c, c_row, first, last):
                 e.store_where(builder, builder.load(cell), c, at, masks[v])
 
 
-def _emit_dots(e: Emitter, keys: int):
-    """Emit ``out[j] = sum_c q[c] k[j, c]`` for a group of key rows; see `tiles`.
+def _emit_dots(e: Emitter, group: int, blocks: tuple[int, ...]):
+    """Emit ``out[j] = sum_c q[c] k[j, c]`` for a run of key rows; see `tiles`.
 
-    DOT_ABREAST rows at a time: few enough streams for the processor to fetch ahead.
-    256 MB of keys of d = 64 take 4.7 ms, 8 with four rows abreast, 10 with eight; 4 MB
-    in the cache take 40 us, 36 with eight.
+    By groups of rows, whose sums are reduced together. Vectors of `q` are held in
+    registers by blocks, which every row passes in turn: a row's piece is read at one
+    go, for the processor to fetch ahead, without a loop's end to mispredict.
     """
 
-    def dots(builder, q, k, k_row, valid_keys, depth, shift, out):
-        last = builder.sub(valid_keys, integer(1))
+    def dots(builder, q, k, k_row, keys, depth, shift, out):
         back = builder.neg(shift)
         left, base = builder.gep(q, [back]), builder.gep(k, [back])
         zero, width = e.constant(0.0), integer(e.lanes)
-        acc = [cgutils.alloca_once_value(builder, zero) for _ in range(keys)]
+        acc = [cgutils.alloca_once_value(builder, zero) for _ in range(group)]
         end = builder.add(shift, depth)
         whole = builder.sdiv(end, width)
         cut = builder.icmp_signed(">", shift, integer(0))
-        start = builder.zext(cut, I64)
+        begin = builder.zext(cut, I64)
         tail = builder.mul(whole, width)
         rest = builder.sub(end, tail)
         has_tail = builder.and_(
             builder.icmp_signed(">", rest, integer(0)),
-            builder.icmp_signed(">=", whole, start),
+            builder.icmp_signed(">=", whole, begin),
         )
-        for first in range(0, keys, DOT_ABREAST):
-            cells = acc[first : first + DOT_ABREAST]
-            rows = [
-                builder.gep(
-                    base,
-                    [builder.mul(_lesser(builder, integer(first + j), last), k_row)],
-                )
-                for j in range(len(cells))
-            ]
-            for cell in cells:
+        # the last group ends with the last key: it repeats some of the one before
+        last = builder.sub(keys, integer(group))
+        few = builder.icmp_signed("<", last, integer(0))
+        last = builder.select(few, integer(0), last)
+        clamp = builder.sub(keys, integer(1))
+        places = [
+            builder.mul(_lesser(builder, integer(j), clamp), k_row)
+            for j in range(group)
+        ]
+        bounds = integer(0), keys, integer(group)
+        with cgutils.for_range_slice(builder, *bounds, I64) as (j, _):
+            first = _lesser(builder, j, last)
+            key = builder.gep(base, [builder.mul(first, k_row)])
+            rows = [builder.gep(key, [place]) for place in places]
+            for cell in acc:
                 builder.store(zero, cell)
             with builder.if_then(cut):
-                _dot_step(builder, e, left, rows, cells, integer(0), end, shift)
-            with cgutils.for_range_slice(builder, start, whole, integer(1), I64) as v:
-                _dot_step(builder, e, left, rows, cells, builder.mul(v[0], width))
+                _dot_step(builder, e, left, rows, acc, integer(0), end, shift)
+            start = begin
+            for count in (*blocks, 1):
+                over = builder.srem(builder.sub(whole, start), integer(count))
+                stop = builder.sub(whole, over)
+                span = start, stop, integer(count)
+                with cgutils.for_range_slice(builder, *span, I64) as (v, _):
+                    at = builder.mul(v, width)
+                    _dot_block(builder, e, left, rows, acc, at, count)
+                above = builder.icmp_signed(">", stop, start)
+                start = builder.select(above, stop, start)
             with builder.if_then(has_tail):
-                _dot_step(builder, e, left, rows, cells, tail, rest)
-        group = min(keys, e.lanes)
-        for j in range(0, keys, group):
-            total = _sum_each(builder, e, [builder.load(c) for c in acc[j : j + group]])
-            where = builder.gep(out, [integer(j)])
-            where = builder.bitcast(where, total.type.as_pointer())
-            builder.store(total, where, align=e.itemsize)
+                _dot_step(builder, e, left, rows, acc, tail, rest)
+            sums = [builder.load(cell) for cell in acc]
+            _store_sums(builder, e, sums, builder.gep(out, [first]), few, keys)
 
     return dots
 
 
-def _dot_step(builder, e: Emitter, left, rows, cells, at, count=None, skip=None):
-    """One vector of each row; lanes skip..count of it where `count` is given."""
-    x = e.load(builder, left, at)
+def _store_sums(builder, e: Emitter, sums, out, few, count):
+    """The sum over the lanes of each vector, to `out`; the first `count` where few."""
+    part = min(len(sums), e.lanes)
+    for j in range(0, len(sums), part):
+        total = _sum_each(builder, e, sums[j : j + part])
+        where = builder.gep(out, [integer(j)])
+        with builder.if_else(few) as (some, every):
+            with some:
+                for i in range(part):
+                    below = builder.icmp_signed("<", integer(j + i), count)
+                    with builder.if_then(below):
+                        x = builder.extract_element(total, ir.Constant(I32, i))
+                        builder.store(x, builder.gep(where, [integer(i)]))
+            with every:
+                where = builder.bitcast(where, total.type.as_pointer())
+                builder.store(total, where, align=e.itemsize)
+
+
+def _dot_block(builder, e: Emitter, left, rows, cells, at, count: int):
+    """`count` whole vectors of each row."""
+    places = [builder.add(at, integer(i * e.lanes)) for i in range(count)]
+    x = [e.load(builder, left, place) for place in places]
     for row, cell in zip(rows, cells, strict=True):
-        if count is None:
-            y = e.load(builder, row, at)
-        else:
-            zero = e.constant(0.0)
-            y = e.masked_load(builder, row, at, count, zero, skip)
+        total = builder.load(cell)
+        for part, place in zip(x, places, strict=True):
+            total = e.fma(builder, part, e.load(builder, row, place), total)
+        builder.store(total, cell)
+
+
+def _dot_step(builder, e: Emitter, left, rows, cells, at, count, skip=None):
+    """Lanes skip..count of one vector of each row."""
+    x, zero = e.load(builder, left, at), e.constant(0.0)
+    for row, cell in zip(rows, cells, strict=True):
+        y = e.masked_load(builder, row, at, count, zero, skip)
         builder.store(e.fma(builder, x, y, builder.load(cell)), cell)
 
 
@@ -339,10 +373,10 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
     `stream` whole tiles go past the caches, to memory: all rows of `c` must start on a
     vector then.
 
-    ``dots(q, k, k_row, valid_keys, depth, shift, out)``: `q` lies between zeros, at
-    least a vector on each side; `shift` is how many elements behind an aligned
-    vector every key row starts (0 is always right): loads are then aligned, which
-    makes 49 us of 80 for 8192 keys of d = 128. Nothing outside a row is read.
+    ``dots(q, k, k_row, keys, depth, shift, out)``: `q` lies between zeros, at least a
+    vector on each side; `shift` is how many elements behind an aligned vector every key
+    row starts (0 is always right): loads are then aligned, which takes 23 cycles a row
+    of d = 128 where loads across cache lines take 28. Nothing outside a row is read.
     """
     e = Emitter(dtype, level)
     rows, across = SHAPES[level.name]
@@ -355,7 +389,7 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
         *(pointer, *(integer64,) * 4),
     )(outlined("panel", _emit_panel(e, rows, across)))
     dots = emitted(types.void, pointer, pointer, *(integer64,) * 4, pointer)(
-        _emit_dots(e, DOT_KEYS)
+        outlined("dots", _emit_dots(e, DOT_KEYS, DOT_BLOCKS.get(level.name, (4,))))
     )
     transpose = emitted(types.void, pointer, integer64, pointer, integer64, scalar)(
         _emit_transpose(e)

@@ -145,18 +145,11 @@ def scores(
     array([[  1., -inf, -inf],
            [  4.,   8., -inf]])
     """
-    options = {
-        "scale": scale,
-        "softcap": softcap,
-        "bias": bias,
-        "mask": mask,
-        "is_causal": is_causal,
-        "window_size": window_size,
-        "q_offset": q_offset,
-        "kv_lengths": kv_lengths,
-    }
-    how = (out, backend, num_threads, max_memory, progress)
-    return dispatch.run("scores", (query, key), options, *how)
+    return dispatch.run(
+        "scores", query, key, None, False, out,
+        scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
+        backend, num_threads, max_memory, progress,
+    )  # fmt: skip
 
 
 @overload
@@ -270,18 +263,11 @@ def weights(
     [[1.  0.  0.  0. ]
      [0.5 0.5 0.  0. ]]
     """
-    options = {
-        "scale": scale,
-        "softcap": softcap,
-        "bias": bias,
-        "mask": mask,
-        "is_causal": is_causal,
-        "window_size": window_size,
-        "q_offset": q_offset,
-        "kv_lengths": kv_lengths,
-    }
-    how = (out, backend, num_threads, max_memory, progress)
-    return dispatch.run("weights", (query, key), options, *how)
+    return dispatch.run(
+        "weights", query, key, None, False, out,
+        scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
+        backend, num_threads, max_memory, progress,
+    )  # fmt: skip
 
 
 @overload
@@ -447,15 +433,8 @@ def attention(
     >>> print(out[0].round(3), np.exp(lse).round(3))
     [0.5] [2. 2.]
     """
-    options = {
-        "scale": scale,
-        "softcap": softcap,
-        "bias": bias,
-        "mask": mask,
-        "is_causal": is_causal,
-        "window_size": window_size,
-        "q_offset": q_offset,
-        "kv_lengths": kv_lengths,
-    }
-    how = (out, backend, num_threads, max_memory, progress)
-    return dispatch.run("attention", (query, key, value), options, *how, return_lse)
+    return dispatch.run(
+        "attention", query, key, value, return_lse, out,
+        scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
+        backend, num_threads, max_memory, progress,
+    )  # fmt: skip

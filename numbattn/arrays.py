@@ -12,7 +12,7 @@ from .errors import BackendUnavailableError, DTypeError, ShapeError
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
-_CONTIGUOUS_ALIGNED = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+CONTIGUOUS_ALIGNED = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _ALLOWED = "allowed are float16, bfloat16, float32, float64, integers and bools"
 _KINDS = {
@@ -124,7 +124,7 @@ def ready(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     """Whether an array `fits` beyond doubt, at a glance."""
     return (
         array.dtype is dtype
-        and array.flags.num & _CONTIGUOUS_ALIGNED == _CONTIGUOUS_ALIGNED
+        and array.flags.num & CONTIGUOUS_ALIGNED == CONTIGUOUS_ALIGNED
     )
 
 

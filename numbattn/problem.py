@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import memory, options
 from .arrays import (
+    CONTIGUOUS_ALIGNED,
     FLOAT32,
     FLOAT64,
     as_array,
@@ -26,7 +27,8 @@ from .shapes import differ, leading
 
 Operation = Literal["scores", "weights", "attention"]
 _Named = list[tuple[str, NDArray[Any]]]
-_NO_OFFSET = 0
+NO_OFFSET = 0
+_OUT_FLAGS = CONTIGUOUS_ALIGNED | 0x400  # NPY_ARRAY_WRITEABLE
 
 
 class AttentionProblem(NamedTuple):
@@ -207,7 +209,7 @@ def check(
         or mask is not None
         or is_causal is not False
         or window_size is not None
-        or q_offset is not _NO_OFFSET  # by identity: it may be an array
+        or q_offset is not NO_OFFSET  # by identity: it may be an array
         or kv_lengths is not None
     ):
         problem = _with_options(
@@ -216,6 +218,59 @@ def check(
     if not simple or problem.bias is not None:
         problem = _converted(problem, max_memory, allocates_out)
     return problem
+
+
+def plain(
+    operation: Operation, query: Any, key: Any, scale: object, out: Any
+) -> AttentionProblem | None:
+    """Return what `check` makes of plain matrices without options, at a glance.
+
+    Parameters
+    ----------
+    operation : {"scores", "weights"}
+        What to compute.
+    query, key : object
+        The inputs.
+    scale : object
+        The option; None is 1/sqrt(d_k).
+    out : object
+        What the caller passed, None for nothing.
+
+    Returns
+    -------
+    AttentionProblem or None
+        None where anything is not plain, overlaps or does not fit, and for an empty
+        result: `check` and `check_out` know what to do then.
+    """
+    array = np.ndarray
+    if type(query) is not array or type(key) is not array:
+        return None
+    dtype = query.dtype
+    if (
+        (dtype is not FLOAT32 and dtype is not FLOAT64)
+        or key.dtype is not dtype
+        or query.flags.num & key.flags.num & CONTIGUOUS_ALIGNED != CONTIGUOUS_ALIGNED
+        or not query.ndim == 2 == key.ndim
+    ):
+        return None
+    n, d_k = query.shape
+    m, key_depth = key.shape
+    if d_k != key_depth or not n * m:
+        return None
+    if out is not None and (
+        type(out) is not array
+        or out.dtype is not dtype
+        or out.flags.num & _OUT_FLAGS != _OUT_FLAGS
+        or out.shape != (n, m)
+        or np.may_share_memory(query, out)
+        or np.may_share_memory(key, out)
+    ):
+        return None
+    factor = options.scale_number(scale, d_k, dtype)
+    return AttentionProblem(
+        operation, query, key, None, (), n, m, d_k, 0, dtype, dtype, factor,
+        kv_lengths=m, n_total=n,
+    )  # fmt: skip
 
 
 def _named(

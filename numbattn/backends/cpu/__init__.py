@@ -7,9 +7,11 @@ arguments) -> launch (threads) with cache (disk).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
 
     from numbattn.backends import Execution
     from numbattn.problem import AttentionProblem
+
+
+@functools.cache
+def _engine() -> ModuleType:
+    """The module that imports Numba; kept, as even a repeated import costs 0.4 us."""
+    from . import engine
+
+    return engine
 
 
 class CpuBackend:
@@ -40,9 +50,7 @@ class CpuBackend:
         execution: Execution,
     ) -> None:
         """Compute the problem into `out` (and `lse`)."""
-        from . import engine
-
-        engine.run(problem, out, lse, execution)
+        _engine().run(problem, out, lse, execution)
 
     def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
         """Bytes beyond inputs and output."""

@@ -26,16 +26,17 @@ _kept = threading.local()
 
 LINE = 16  # elements: at least a cache line of 64 bytes
 
+_BOOL = np.dtype(np.bool_)
 _NOTHING: dict[np.dtype[Any], np.ndarray] = {
-    np.dtype(kind): np.empty((0, 0), kind)
-    for kind in (np.float32, np.float64, np.bool_)
+    kind: np.empty((0, 0), kind)
+    for kind in (np.dtype(np.float32), np.dtype(np.float64), _BOOL)
 }
 
 
-def matrix(array: np.ndarray | None, dtype: Any = np.bool_) -> np.ndarray:
+def matrix(array: np.ndarray | None, dtype: np.dtype[Any] = _BOOL) -> np.ndarray:
     """The last two axes at leading index 0; an empty matrix for None."""
     if array is None:
-        return _NOTHING[np.dtype(dtype)]
+        return _NOTHING[dtype]
     if array.ndim == 2:
         return array
     if array.ndim < 2:

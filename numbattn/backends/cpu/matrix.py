@@ -157,14 +157,18 @@ class Plan(NamedTuple):
 
 def plan(problem: AttentionProblem, out: np.ndarray) -> Plan:
     """How to run a problem into `out` (0.5 us where the like was run before)."""
+    lead = problem.lead
+    modified = problem.softcap or problem.bias is not None or problem.mask is not None
     return _plan(
         problem.operation,
-        prod(problem.lead),
-        *(problem.n, problem.m, problem.d_k),
+        prod(lead) if lead else 1,
+        problem.n,
+        problem.m,
+        problem.d_k,
         problem.acc_dtype,
         problem.n_total <= SHORT_ROWS,
-        bool(problem.softcap) or problem.bias is not None or problem.mask is not None,
-        out.strides[:-1],
+        bool(modified),
+        out.strides,
     )
 
 
@@ -193,7 +197,7 @@ def _plan(
         return Plan(kernel, steps, tasks, flops, cut.workspace, in_turns, softmax_step)
     size = leads * n * m * dtype.itemsize
     streamed = cut.fused or not (whole_rows or modified)
-    stream = streamed and streams(size, depth, strides)
+    stream = streamed and streams(size, depth, strides[:-1])
     if stream and not cut.fused:  # the blocks may be shifted by a part of a vector
         reach = m + max(1, chosen().width // dtype.itemsize) - 1
         tasks = leads * -(-n // cut.row_step) * -(-reach // cut.key_step)
@@ -224,14 +228,17 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         return
     dtype = problem.acc_dtype
     how = plan(problem, out)
-    lead, target = lead_table(problem, out), matrix(out)
+    query, key, target = problem.query, problem.key, out
+    if problem.lead:
+        query, key, target = matrix(query), matrix(key), matrix(out)
+    lead = lead_table(problem, out)
     workers = launch.workers(execution, how.tasks, how.flops)
     steps = how.steps
     if problem.n_total <= SHORT_ROWS:
         steps += (workers, next(_turns) if how.in_turns else few_rows.ANY)
     arguments = (
-        matrix(problem.query),
-        matrix(problem.key),
+        query,
+        key,
         matrix(problem.bias, dtype),
         matrix(problem.mask),
         target,

@@ -164,3 +164,33 @@ def test_softcap_below_the_normal_range_gives_no_nan() -> None:
         backend="cpu",
     )
     assert not got.any()
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"kv_lengths": 70}])
+@pytest.mark.parametrize("operation", ["scores", "weights"])
+@pytest.mark.parametrize("heads", [(6, 6), (6, 2), (6, 1)])
+def test_keys_packed_once_for_all_tasks_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    heads: tuple[int, int],
+    options: dict[str, object],
+) -> None:
+    from numbattn.backends.cpu import matrix
+
+    random = np.random.default_rng(3)
+    query = random.standard_normal((heads[0], 113, 33)).astype(np.float32)
+    key = random.standard_normal((heads[1], 800, 33)).astype(np.float32)
+    call = getattr(numbattn, operation)
+    apart = call(query, key, **options)
+    monkeypatch.setattr(matrix, "SHARED_FLOPS", 0)
+    monkeypatch.setattr(matrix, "SHARED_TASKS", 1)
+    matrix._plan.cache_clear()
+    plan = matrix.plan(numbattn.problem.check(operation, query, key), apart)
+    assert plan.panel > 0
+    monkeypatch.setattr(matrix, "STREAM_BYTES", 0)  # panels start on vectors of `out`
+    places = np.empty(apart.size + 32, np.float32)
+    for first in (0, 3):
+        matrix._plan.cache_clear()
+        out = places[first : first + apart.size].reshape(apart.shape)
+        assert np.array_equal(call(query, key, out=out, **options), apart)
+    matrix._plan.cache_clear()

@@ -11,7 +11,17 @@ import numpy as np
 from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
-from . import attention, few_rows, fused, launch, matrix, scores, softmax, weights
+from . import (
+    attention,
+    few_rows,
+    fused,
+    launch,
+    matrix,
+    panels,
+    scores,
+    softmax,
+    weights,
+)
 from .layout import LEAD_BYTES, LINE
 from .levels import chosen
 
@@ -39,7 +49,10 @@ def workspace_bytes(problem: AttentionProblem, execution: Execution) -> int:
     """Scratch of all workers, and the table of offsets."""
     cut = _cut(problem)
     workers = min(launch.threads(execution), cut.tasks)
-    scratch = workers * (cut.workspace + LINE) * problem.acc_dtype.itemsize
+    elements = workers * (cut.workspace + LINE)
+    if isinstance(cut, matrix.Tiling):
+        elements += matrix.packed_elements(problem, cut)
+    scratch = elements * problem.acc_dtype.itemsize
     return scratch + prod(problem.lead) * LEAD_BYTES
 
 
@@ -71,7 +84,7 @@ def warmup(dtypes: tuple[str, ...]) -> list[str]:
     """Compile or load every kernel for these dtypes; return their names."""
     names = []
     for dtype in dtypes:
-        for module in (scores, few_rows, weights, softmax, attention):
+        for module in (scores, panels, few_rows, weights, softmax, attention):
             kernel = module.kernel(dtype, chosen())
             for kind in ("serial", "parallel"):
                 getattr(kernel, kind)

@@ -19,6 +19,7 @@ from numbattn.problem import AttentionProblem
 # columns of the int64 table `lead`, a row for each leading index: element offsets,
 # the position of query row 0 and the number of keys that exist
 QUERY, KEY, VALUE, OUT, BIAS, MASK, POSITION, LENGTH = range(8)
+PANELS = VALUE  # where there are no values: offsets of packed keys
 LEAD_BYTES = 64  # of a row of it
 
 KEPT_BYTES = 8 << 20
@@ -31,6 +32,7 @@ _NOTHING: dict[np.dtype[Any], np.ndarray] = {
     kind: np.empty((0, 0), kind)
     for kind in (np.dtype(np.float32), np.dtype(np.float64), _BOOL)
 }
+_NO_PANELS = {kind: array.ravel() for kind, array in _NOTHING.items()}
 
 
 def matrix(array: np.ndarray | None, dtype: np.dtype[Any] = _BOOL) -> np.ndarray:
@@ -74,6 +76,21 @@ def _single(position: int, length: int) -> np.ndarray:
     return np.array(((0, 0, 0, 0, 0, 0, position, length),), np.int64)
 
 
+def key_starts(key: np.ndarray) -> np.ndarray:
+    """Element offsets of all key matrices, one after the other."""
+    starts = offsets(key, key.shape[:-2])
+    return np.atleast_1d(np.asarray(starts, np.int64))
+
+
+def panel_offsets(
+    key: np.ndarray, lead: tuple[int, ...], size: int
+) -> np.ndarray | int:
+    """Where the panels of each leading index start, `size` elements a key matrix."""
+    own = key.shape[:-2]
+    strides = tuple(size * prod(own[i + 1 :]) for i in range(len(own)))
+    return _offsets(own, strides, lead, 1) if own else 0
+
+
 def lead_table(problem: AttentionProblem, out: np.ndarray) -> np.ndarray:
     """The table of offsets, positions and lengths, (leading indices, 8) int64."""
     lead = problem.lead
@@ -98,24 +115,43 @@ def lead_table(problem: AttentionProblem, out: np.ndarray) -> np.ndarray:
     return table
 
 
-def workspace(workers: int, elements: int, dtype: np.dtype[Any]) -> np.ndarray:
+def behind(array: np.ndarray, lanes: int) -> int:
+    """How many elements an array starts behind a multiple of `lanes` of them."""
+    place: int = array.__array_interface__["data"][0]
+    return place // array.itemsize % lanes
+
+
+def aligned(flat: np.ndarray) -> np.ndarray:
+    """From the first cache line on."""
+    return flat[-behind(flat, LINE) % LINE :]
+
+
+def empty_panels(dtype: np.dtype[Any]) -> np.ndarray:
+    """No packed keys."""
+    return _NO_PANELS[dtype]
+
+
+def workspace(
+    workers: int, elements: int, dtype: np.dtype[Any], use: str = ""
+) -> np.ndarray:
     """Uninitialised scratch, (workers, elements and a cache line to align).
 
-    A thread keeps what it used last, up to `KEPT_BYTES`: fresh memory costs a page
-    fault for each 4 KiB, 40 us of the 180 that 512 x 512 scores take.
+    What is needed at the same time has different words for its use. A thread keeps
+    what it used last, up to `KEPT_BYTES`: fresh memory costs a page fault for each
+    4 KiB, 40 us of the 180 that 512 x 512 scores take.
     """
     kept: dict[Any, np.ndarray] = _kept.__dict__
     shape = workers, elements + LINE
-    last = kept.get((dtype, "last"))
+    last = kept.get((dtype, use))
     if last is not None and last.shape == shape:
         return last
     size = workers * (elements + LINE)
-    flat = kept.get(dtype)
+    flat = kept.get((dtype, use, "flat"))
     if flat is None or flat.size < size:
         flat = np.empty(size, dtype)
         if flat.nbytes <= KEPT_BYTES:
-            kept[dtype] = flat
+            kept[dtype, use, "flat"] = flat
     view = flat[:size].reshape(shape)
     if flat.nbytes <= KEPT_BYTES:
-        kept[dtype, "last"] = view
+        kept[dtype, use] = view
     return view

@@ -12,8 +12,19 @@ import numpy as np
 from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
-from . import few_rows, launch, scores, softmax, weights
-from .layout import lead_table, matrix, workspace
+from . import few_rows, launch, panels, scores, softmax, weights
+from .layout import (
+    LINE,
+    PANELS,
+    aligned,
+    behind,
+    empty_panels,
+    key_starts,
+    lead_table,
+    matrix,
+    panel_offsets,
+    workspace,
+)
 from .levels import chosen
 from .tiles import DOT_KEYS, SHAPES
 
@@ -33,6 +44,13 @@ MEDIUM_FLOPS = 16e6
 STREAM_BYTES = 12 << 20
 SHALLOW_STREAM_BYTES = 64 << 20
 SHALLOW = 16
+# Keys are packed once for all tasks where many small tasks need them (it saves 8 %
+# of the weights of 8 heads of 2048 x 2048, d 64; nothing from 500 rows on), the launch
+# is worth it, and the panels stay in a shared cache.
+SHARED_TASKS = 4
+SHARED_ROWS = 320
+SHARED_FLOPS = 64e6
+SHARED_BYTES = 32 << 20
 TASKS = 8  # wanted at least, to share the work evenly
 TASK_FLOPS = (1e6, 48e6)  # 10 to 400 us on one core
 _kernels: dict[tuple[str, np.dtype[Any]], launch.Kernel] = {}
@@ -153,6 +171,10 @@ class Plan(NamedTuple):
     """Whether few rows take tasks in turns."""
     softmax_step: int
     """Rows of a task of the softmax that is not fused, 0 for none."""
+    panel: int = 0
+    """Elements of the panels of a key matrix, where all keys are packed before."""
+    shifted: bool = False
+    """Whether panels have to start on a vector of `out`."""
 
 
 def plan(problem: AttentionProblem, out: np.ndarray) -> Plan:
@@ -162,6 +184,7 @@ def plan(problem: AttentionProblem, out: np.ndarray) -> Plan:
     return _plan(
         problem.operation,
         prod(lead) if lead else 1,
+        prod(problem.key.shape[:-2]) if lead else 1,
         problem.n,
         problem.m,
         problem.d_k,
@@ -176,6 +199,7 @@ def plan(problem: AttentionProblem, out: np.ndarray) -> Plan:
 def _plan(
     operation: str,
     leads: int,
+    key_leads: int,
     n: int,
     m: int,
     depth: int,
@@ -198,12 +222,48 @@ def _plan(
     size = leads * n * m * dtype.itemsize
     streamed = cut.fused or not (whole_rows or modified)
     stream = streamed and streams(size, depth, strides[:-1])
-    if stream and not cut.fused:  # the blocks may be shifted by a part of a vector
+    shifted = bool(stream) and not cut.fused  # blocks, by a part of a vector
+    if shifted:
         reach = m + max(1, chosen().width // dtype.itemsize) - 1
         tasks = leads * -(-n // cut.row_step) * -(-reach // cut.key_step)
     kernel = kernel_of(weights if cut.fused else scores, dtype)
     blocks = (cut.row_step, cut.key_step, cut.key_block, stream)
-    return Plan(kernel, blocks, tasks, flops, cut.workspace, False, softmax_step)
+    panel = panel_elements(leads, key_leads, n, m, depth, dtype, cut)
+    return Plan(
+        *(kernel, blocks, tasks, flops, cut.workspace, False, softmax_step),
+        *(panel, shifted),
+    )
+
+
+def panel_elements(
+    leads: int,
+    key_leads: int,
+    n: int,
+    m: int,
+    depth: int,
+    dtype: np.dtype[Any],
+    cut: Tiling,
+) -> int:
+    """Elements of a key matrix's panels; 0 where tasks pack their own keys."""
+    columns = shape_of_tile(dtype)[1]
+    size = up(m + max(1, chosen().width // dtype.itemsize) - 1, columns) * depth
+    times = leads // max(1, key_leads) * -(-n // cut.row_step)
+    shared = (
+        not cut.short
+        and times >= SHARED_TASKS
+        and cut.row_step <= SHARED_ROWS
+        and 2.0 * leads * n * m * depth >= SHARED_FLOPS
+        and key_leads * size * dtype.itemsize <= SHARED_BYTES
+    )
+    return size if shared else 0
+
+
+def packed_elements(problem: AttentionProblem, cut: Tiling) -> int:
+    """Elements of all keys, where they are packed once for all tasks."""
+    leads, key_leads = prod(problem.lead), prod(problem.key.shape[:-2])
+    sizes = problem.n, problem.m, problem.d_k
+    panel = panel_elements(leads, key_leads, *sizes, problem.acc_dtype, cut)
+    return key_leads * panel + LINE if panel else 0
 
 
 def streams(size: int, depth: int, strides: tuple[int, ...]) -> bool:
@@ -234,7 +294,11 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
     lead = lead_table(problem, out)
     workers = launch.workers(execution, how.tasks, how.flops)
     steps = how.steps
-    if problem.n_total <= SHORT_ROWS:
+    packed = empty_panels(dtype)
+    if how.panel:
+        packed = _pack(problem, key, out, how, lead, execution)
+    short = problem.n_total <= SHORT_ROWS
+    if short:
         steps += (workers, next(_turns) if how.in_turns else few_rows.ANY)
     arguments = (
         query,
@@ -244,6 +308,7 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         target,
         lead,
         workspace(workers, how.workspace, dtype),
+        *(() if short else (packed,)),
         problem.scale,
         problem.softcap,
         problem.left,
@@ -261,6 +326,35 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         workers = launch.workers(execution, tasks, flops)
         kernel, rows = kernel_of(softmax, dtype), (target, lead, step)
         launch.run(kernel, rows, workers, tasks, flops, out.size, second)
+
+
+def _pack(
+    problem: AttentionProblem,
+    key: np.ndarray,
+    out: np.ndarray,
+    how: Plan,
+    lead: np.ndarray,
+    execution: Execution,
+) -> np.ndarray:
+    """All keys in panels; their places go into the table of offsets."""
+    dtype = problem.acc_dtype
+    starts = key_starts(problem.key)
+    if problem.lead:
+        lead[:, PANELS] = panel_offsets(problem.key, problem.lead, how.panel)
+    packed = aligned(workspace(1, len(starts) * how.panel, dtype, "panels")[0])
+    packed = packed[: len(starts) * how.panel]
+    shift = 0
+    if how.shifted:
+        shift = behind(out, max(1, chosen().width // dtype.itemsize))
+    step = 4 * shape_of_tile(dtype)[1]
+    tasks = len(starts) * -(-how.panel // (problem.d_k * step))
+    flops = 8.0 * packed.size
+    workers = launch.workers(execution, tasks, flops)
+    kernel = kernel_of(panels, dtype)
+    arguments = key, starts, packed, problem.scale, step, shift
+    silent = execution.without_progress()
+    launch.run(kernel, arguments, workers, tasks, flops, packed.size, silent)
+    return packed
 
 
 def _parts(execution: Execution) -> tuple[Execution, Execution]:

@@ -18,8 +18,9 @@ import numpy as np
 from numba import types
 
 from .launch import Kernel, array_types
-from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY
+from .layout import BIAS, KEY, LENGTH, MASK, OUT, PANELS, POSITION, QUERY
 from .levels import Simd
+from .panels import packing
 from .pointers import address, advance, align, fetch_add, misalignment, peek, poke
 from .rows import row_operations
 from .simd import inner
@@ -34,41 +35,6 @@ DEPTH_CHUNK = 80
 DEPTH_STRETCH = 32 * DEPTH_CHUNK
 
 GROUP = 16  # row tiles that pass by a panel of keys before the next one
-
-
-@cache
-def _pack(dtype: str, level: Simd):
-    t = tiles(dtype, level)
-    lanes, columns = t.lanes, t.columns
-    scalar = np.dtype(dtype).type
-
-    @inner
-    def pack(key, row, column, first, last, depth, scale, packed):
-        """Keys first..last, scaled, into panels ``[depth][columns]``.
-
-        Places without a key (before 0, behind `last`) are filled with zeros.
-        """
-        for panel in range(first, last, columns):
-            target = advance(packed, (panel - first) * depth)
-            for j in range(panel, panel + columns, lanes):
-                block = advance(target, j - panel)
-                source = advance(key, j * row)
-                done = 0
-                if column == 1 and j >= 0 and j + lanes <= last:
-                    while done + lanes <= depth:
-                        t.transpose(
-                            advance(source, done), row,
-                            advance(block, done * columns), columns, scale,
-                        )  # fmt: skip
-                        done += lanes
-                for c in range(done, depth):
-                    for lane in range(lanes):
-                        x = scalar(0)
-                        if 0 <= j + lane < last:
-                            x = peek(source, lane * row + c * column) * scale
-                        poke(block, c * columns + lane, x)
-
-    return pack
 
 
 @cache
@@ -109,7 +75,7 @@ def _stretches(dtype: str, level: Simd):
 def blocks(dtype: str, level: Simd):
     """How to fill a block of `out` with plain scores: packing, then tiles."""
     t = tiles(dtype, level)
-    pack = _pack(dtype, level)
+    pack = packing(dtype, level)
     add_stretch, write_sums = _stretches(dtype, level)
 
     @inner
@@ -213,7 +179,8 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
     Arguments behind ``number, counter, stop``: `query` (n, d), `key` (m, d) and
     `out` (n, m, unit stride along m) at leading index 0; `bias`, `mask` likewise
     or empty; `lead`, the table of element offsets, positions and lengths for every
-    leading index; `workspace` (workers, elements); the numbers of the options; the
+    leading index; `workspace` (workers, elements); `panels`, the keys packed by
+    `panels.kernel`, or empty: each task packs its own; the numbers of the options; the
     steps of `matrix.Tiling`; whether (1, 0) `out` is written past the caches.
     Invariant: a task writes its own part of `out`, nothing else.
     """
@@ -224,7 +191,7 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
     scalar = np.dtype(dtype).type
 
     def worker(
-        number, counter, stop, query, key, bias, mask, out, lead, workspace,
+        number, counter, stop, query, key, bias, mask, out, lead, workspace, panels,
         scale, softcap, left, right, row_step, key_step, key_block, stream,
     ):  # fmt: skip
         n, m, depth = out.shape[0], out.shape[1], query.shape[1]
@@ -261,7 +228,10 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
                 first, last = max(0, start), min(end, start + key_block)
                 low = max(first, top + position - left)
                 high = min(last, length, bottom + position + right)
-                if low < high:
+                keys = packed
+                if panels.shape[0] > 0:
+                    keys = address(panels, lead[at, PANELS] + (start + shift) * depth)
+                elif low < high:
                     whole = -(-(high - start) // t.columns) * t.columns
                     pack(
                         k, k_row, k_column, start, min(last, start + whole), depth,
@@ -275,7 +245,7 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
                     if low < high:
                         seen = i + position - start
                         tiled_block(
-                            advance(q, i * q_row), q_row, q_column, rows, packed,
+                            advance(q, i * q_row), q_row, q_column, rows, keys,
                             depth, scratch, advance(strip, start), o_row,
                             low - start, high - start, left - seen, seen + right + 1,
                             first - start, past,
@@ -301,6 +271,7 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
     element = getattr(types, dtype)
     matrix, flags, *others = array_types(dtype)
     numbers = (element, element, *(types.int64,) * 6)
-    arguments = (matrix, matrix, matrix, flags, *others, *numbers)
+    panels = types.Array(element, 1, "C", readonly=True)
+    arguments = (matrix, matrix, matrix, flags, *others, panels, *numbers)
     name = "weights" if softmax else "scores"
     return Kernel(f"{name}-{dtype}-{level.name}", worker, arguments)

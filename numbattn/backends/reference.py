@@ -87,6 +87,26 @@ def mix(p: NDArray[Any], s: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
     return np.stack([p[i, keys] @ value[keys] for i, keys in enumerate(attended)])
 
 
+def compute(
+    problem: AttentionProblem,
+    head: tuple[int, ...],
+    out: NDArray[Any],
+    lse: NDArray[Any] | None,
+) -> None:
+    """Write one head; its arrays are gone when the next one begins."""
+    s = scores(problem, head)
+    if problem.operation == "scores":
+        out[head] = s
+    elif problem.operation == "weights":
+        out[head] = softmax(s)[0]
+    elif problem.value is not None:
+        p, row_lse = softmax(s)
+        value = at(problem.value, head, problem.lead).astype(p.dtype)
+        out[head] = mix(p, s, value)
+        if lse is not None:
+            lse[head] = row_lse
+
+
 class ReferenceBackend:
     """NumPy; see `numbattn.backends.Backend`."""
 
@@ -107,25 +127,25 @@ class ReferenceBackend:
         area, heads = problem.n * problem.m, prod(problem.lead)
         for done, head in enumerate(np.ndindex(problem.lead), 1):
             with np.errstate(all="ignore"):  # inf and NaN are answers here
-                s = scores(problem, head)
-                if problem.operation == "scores":
-                    out[head] = s
-                elif problem.operation == "weights":
-                    out[head] = softmax(s)[0]
-                elif problem.value is not None:
-                    p, row_lse = softmax(s)
-                    value = at(problem.value, head, problem.lead).astype(p.dtype)
-                    out[head] = mix(p, s, value)
-                    if lse is not None:
-                        lse[head] = row_lse
+                compute(problem, head, out, lse)
             if execution.progress is not None:
                 execution.progress(done * area, heads * area)
 
     def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
-        """Return the bytes of one head: some score matrices, wide copies of inputs."""
-        item = wide_dtype(problem).itemsize
-        inputs = (problem.n + problem.m) * (problem.d_k + problem.d_v)
-        return (4 * item + 3) * problem.n * problem.m + item * inputs
+        """Return the bytes of one head: score matrices at once, wide copies of inputs.
+
+        The most of three moments: the last step of `scores`, the last one of
+        `softmax`, and `mix`.
+        """
+        n, m, d_k, d_v = problem.n, problem.m, problem.d_k, problem.d_v
+        item, area = wide_dtype(problem).itemsize, n * m
+        kept = 3 if problem.softcap else 2
+        moments = [kept * item * area + area + item * (n + m) * d_k]
+        if problem.operation != "scores":
+            moments.append(3 * item * area)
+        if problem.operation == "attention":
+            moments.append(2 * item * area + item * (n + m) * d_v + m * d_v)
+        return max(moments)
 
     def plan(
         self, problem: AttentionProblem, execution: Execution

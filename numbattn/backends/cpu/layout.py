@@ -21,6 +21,7 @@ from numbattn.problem import AttentionProblem
 QUERY, KEY, VALUE, OUT, BIAS, MASK, POSITION, LENGTH = range(8)
 PANELS = VALUE  # where there are no values: offsets of packed keys
 LEAD_BYTES = 64  # of a row of it
+KEPT_LEADS = 4096  # leading indices up to which offsets are kept for further calls
 
 KEPT_BYTES = 8 << 20
 _kept = threading.local()
@@ -47,27 +48,29 @@ def matrix(array: np.ndarray | None, dtype: np.dtype[Any] = _BOOL) -> np.ndarray
     return view
 
 
+def _fill(
+    total: np.ndarray, shape: tuple[int, ...], strides: tuple[int, ...], item: int
+) -> None:
+    """Add offsets in elements, for each index of `total`, for one array's axes."""
+    for back in range(1, len(shape) + 1):
+        size, wanted = shape[-back], total.shape[-back]
+        if size == 1:
+            continue
+        along = np.moveaxis(total, -back, -1)
+        for first in range(0, wanted, KEPT_LEADS):  # in parts that take no memory
+            index = np.arange(first, min(wanted, first + KEPT_LEADS))
+            index //= wanted // size  # grouped heads
+            along[..., first : first + KEPT_LEADS] += index * (strides[-back] // item)
+
+
 @lru_cache(maxsize=64)
 def _offsets(
     shape: tuple[int, ...], strides: tuple[int, ...], lead: tuple[int, ...], item: int
 ) -> np.ndarray:
-    """Offsets in elements for each flat index of `lead`, for one array's axes."""
+    """Offsets for each flat index of `lead`, remembered."""
     total = np.zeros(lead, np.int64)
-    for back in range(1, len(shape) + 1):
-        size, wanted = shape[-back], lead[-back]
-        if size > 1:
-            index = np.arange(wanted) // (wanted // size)  # grouped heads
-            total += (index * (strides[-back] // item)).reshape(
-                (-1,) + (1,) * (back - 1)
-            )
+    _fill(total, shape, strides, item)
     return total.ravel()
-
-
-def offsets(array: np.ndarray, lead: tuple[int, ...]) -> np.ndarray | int:
-    """Where the matrices of `array` start, for each flat index of `lead`."""
-    if array.ndim <= 2:
-        return 0
-    return _offsets(array.shape[:-2], array.strides[:-2], lead, array.itemsize)
 
 
 @lru_cache(maxsize=256)
@@ -106,12 +109,15 @@ def lead_table(problem: AttentionProblem, out: np.ndarray) -> np.ndarray:
         (BIAS, problem.bias),
         (MASK, problem.mask),
     ):
-        if array is not None:
-            table[:, column] = offsets(array, lead)
+        if array is None or array.ndim <= 2:
+            continue
+        axes = array.shape[:-2], array.strides[:-2]
+        if len(table) <= KEPT_LEADS:
+            table[:, column] = _offsets(*axes, lead, array.itemsize)
+        else:
+            _fill(table[:, column].reshape(lead), *axes, array.itemsize)
     for column, number in ((POSITION, position), (LENGTH, length)):
-        if isinstance(number, np.ndarray):
-            number = np.broadcast_to(number, lead).ravel()
-        table[:, column] = number
+        table[:, column].reshape(lead)[...] = number
     return table
 
 

@@ -9,8 +9,10 @@ from .errors import MemoryLimitError as MemoryLimitError
 from .errors import NumbattnError as NumbattnError
 from .errors import OptionError as OptionError
 from .errors import ShapeError as ShapeError
+from .estimate import estimate_memory as estimate_memory
 from .explain import Explanation as Explanation
 from .explain import explain as explain
+from .memory import MemoryEstimate as MemoryEstimate
 from .selector import get_backend as get_backend
 from .selector import list_backends as list_backends
 from .selector import set_backend as set_backend

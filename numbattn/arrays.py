@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -83,6 +84,37 @@ def on_device(value: object) -> bool:
         return False
 
 
+def outline(value: Any, name: str) -> Any:
+    """Return an array without data for what only has a shape and a dtype.
+
+    Its elements must not be touched: there is memory for the first one. Arrays, and
+    what is no array at all, are returned as they are.
+    """
+    if isinstance(value, np.ndarray) or on_device(value) or hasattr(value, "nnz"):
+        return value
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        return value
+    try:
+        dtype = np.dtype(value.dtype)
+    except TypeError:
+        return value
+    return blank(tuple(value.shape), dtype, name)
+
+
+def blank(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """Return an array of that shape without data; its elements must not be touched."""
+    strides, step = [], dtype.itemsize
+    try:
+        for size in reversed(shape):
+            strides.append(step)
+            step *= max(1, operator.index(size))
+        return np.lib.stride_tricks.as_strided(
+            np.empty(1, dtype), shape, strides[::-1], writeable=False
+        )
+    except (TypeError, ValueError):
+        raise ShapeError(f"{name} has shape {shape}; no array can have it") from None
+
+
 def float_name(dtype: np.dtype[Any], name: str) -> str:
     """Return the name of the floating dtype that an input counts as.
 
@@ -140,27 +172,18 @@ def fits(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
 
 
 def copy_bytes(array: NDArray[Any], dtype: np.dtype[Any]) -> int:
-    """Return the bytes that `convert` is going to allocate."""
-    if fits(array, dtype):
-        return 0
-    return _once(array).size * dtype.itemsize
+    """Return the bytes that `duplicate` is going to allocate."""
+    return once(array).size * dtype.itemsize
 
 
-def convert(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the array in a dtype, native, aligned, strides multiples of the item."""
-    if fits(array, dtype):
-        return array
-    return duplicate(array, dtype)
-
-
-def duplicate(array: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+def duplicate(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a copy; what repeats by a stride of 0 is copied once and still repeats."""
     with np.errstate(over="ignore", invalid="ignore"):  # 1e300 is inf in float32
-        copy = np.array(_once(array), dtype=dtype, order="C")
+        copy = np.array(once(array), dtype=dtype, order="C")
     return copy if copy.shape == array.shape else np.broadcast_to(copy, array.shape)
 
 
-def _once(array: NDArray[Any]) -> NDArray[Any]:
+def once(array: NDArray[Any]) -> NDArray[Any]:
     """Return the part of an array that its strides of 0 repeat."""
     if 0 not in array.strides or not array.size:
         return array

@@ -1,22 +1,24 @@
 """Work block by block: into outputs that no backend writes itself, and `iter_scores`.
 
-Blocks are cut along queries, and for scores along keys; neither changes a bit.
+Blocks are cut along leading axes and queries, and for scores along keys; none of it
+changes a bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import memory
-from .arrays import duplicate, fits, ready
+from .arrays import fits, ready
 from .backends import Execution
 from .errors import OptionError
 from .options import positive
+from .problem import copying
 
 if TYPE_CHECKING:
     from .backends import Backend
@@ -27,7 +29,17 @@ SCRATCH_BYTES = 64 * 1024**2
 
 _ROWS = 64  # blocks of whole rows are not made lower than this; keys are cut instead
 _KEYS = 256
-Block = tuple[int, int, int, int]
+Place = tuple[tuple[slice, ...], int, int, int, int]
+"""Leading indices, first and last query, first and last key."""
+
+
+class Cut(NamedTuple):
+    """How large blocks are."""
+
+    lead: tuple[int, ...]
+    """Steps along the leading axes."""
+    rows: int
+    keys: int
 
 
 def direct(problem: AttentionProblem, out: Any) -> NDArray[Any] | None:
@@ -42,10 +54,8 @@ def direct(problem: AttentionProblem, out: Any) -> NDArray[Any] | None:
     return out.view(np.ndarray)
 
 
-def separate(
-    problem: AttentionProblem, out: Any, max_memory: int | None
-) -> AttentionProblem:
-    """Return the problem with copies of the inputs that `out` overlaps."""
+def separate(problem: AttentionProblem, out: Any) -> AttentionProblem:
+    """Return the problem with the inputs that `out` overlaps to be copied."""
     if not isinstance(out, np.ndarray):
         return problem
     share = np.may_share_memory
@@ -54,71 +64,100 @@ def separate(
         touched = touched or (array is not None and share(array, out))
     if not touched:
         return problem
-    arrays = {
-        name: array
-        for name in ("query", "key", "value", "bias", "mask")
-        if (array := getattr(problem, name)) is not None and share(array, out)
-    }
-    copied = sum(array.nbytes for array in arrays.values())
-    memory.require(
-        copied + problem.copied_bytes,
-        max_memory,
-        f"{problem.operation} with copies of {', '.join(arrays)}, which out overlaps,",
-        "Pass an out that overlaps no input",
-    )
-    copies: Any = {name: duplicate(array) for name, array in arrays.items()}
-    return problem._replace(**copies, copied_bytes=problem.copied_bytes + copied)
+    names = ("query", "key", "value", "bias", "mask")
+    arrays = {name: getattr(problem, name) for name in names}
+    overlapped = [
+        name
+        for name, array in arrays.items()
+        if array is not None and share(array, out)
+    ]
+    return copying(problem, overlapped)
 
 
-def fitting(problem: AttentionProblem, budget: int) -> tuple[int, int]:
-    """Return rows and keys of blocks that keep within a number of bytes.
+def fitting(problem: AttentionProblem, budget: int, by_lead: bool) -> Cut:
+    """Return blocks that keep within a number of bytes.
 
-    Only scores are cut along keys. One row, or one element, is the least.
+    Leading axes are cut first, where they may be (the rows of a head share the
+    packing of its keys), then queries; only scores are cut along keys. One row, or
+    one element, of a leading index is the least.
     """
     n, m = max(1, problem.n), max(1, problem.m)
     width = max(1, problem.out_shape[-1] + (problem.operation == "attention"))
-    elements = budget // (prod(problem.lead) * problem.acc_dtype.itemsize or 1)
+    elements = budget // problem.acc_dtype.itemsize
+    lead = problem.lead
+    if by_lead:
+        lead = _lead_steps(problem, max(1, elements // (n * width)))
+    elements //= prod(lead) or 1
     if problem.operation != "scores" or elements >= width * min(n, _ROWS):
         rows = min(n, max(1, elements // width))
-        return _down(rows, _ROWS, n), m
+        return Cut(lead, _down(rows, _ROWS, n), m)
     rows = min(n, _ROWS, max(1, elements))
-    return rows, _down(max(1, elements // rows), _KEYS, m)
+    return Cut(lead, rows, _down(max(1, elements // rows), _KEYS, m))
+
+
+def _lead_steps(problem: AttentionProblem, count: int) -> tuple[int, ...]:
+    """Return steps along the leading axes for up to `count` indices at a time."""
+    steps: list[int] = []
+    for size in reversed(problem.lead):
+        step = min(count, size)
+        if not steps and step < size:
+            step = _head_step(problem, step)
+        steps.append(max(1, step))
+        count = count // size if step == size and size else 1
+    return tuple(reversed(steps))
+
+
+def _head_step(problem: AttentionProblem, count: int) -> int:
+    """Return up to `count` heads: whole groups of them, or a part of one group."""
+    heads = problem.lead[-1]
+    arrays = (problem.key, problem.value)
+    own = [a.shape[-3] for a in arrays if a is not None and a.ndim > 2]
+    group = heads // max(own, default=heads)
+    if count >= group:
+        return count // group * group
+    return max(step for step in range(1, count + 1) if group % step == 0)
 
 
 def choose_shape(
-    problem: AttentionProblem, backend: Backend, execution: Execution, left: int | None
-) -> tuple[int, int]:
-    """Return rows and keys of the largest blocks for the bytes that are left."""
+    problem: AttentionProblem,
+    backend: Backend,
+    execution: Execution,
+    left: int | None,
+    more: int,
+    by_lead: bool,
+) -> Cut:
+    """Return the largest blocks for the bytes that are left; `more`: `block_bytes`."""
     size = SCRATCH_BYTES if left is None else min(SCRATCH_BYTES, left)
     while True:
-        rows, keys = fitting(problem, size)
+        cut = fitting(problem, size, by_lead)
         if left is None or size < 1:
-            return rows, keys
-        if needed_bytes(problem, rows, keys, backend, execution) <= left:
-            return rows, keys
+            return cut
+        part = first(problem, cut)
+        needed = block_bytes(part, more) + workspace_bytes(part, backend, execution)
+        if needed <= left:
+            return cut
         size //= 2
 
 
-def needed_bytes(
-    problem: AttentionProblem,
-    rows: int,
-    keys: int,
-    backend: Backend,
-    execution: Execution,
+def block_bytes(part: AttentionProblem, more: int) -> int:
+    """Return the bytes of a block, and of `more` for each element: its copies."""
+    return elements(part) * part.acc_dtype.itemsize + prod(part.out_shape) * more
+
+
+def workspace_bytes(
+    part: AttentionProblem, backend: Backend, execution: Execution
 ) -> int:
-    """Return what computing one block takes: it, its rounded copy, the workspace."""
-    part = first(problem, rows, keys)
-    item = problem.acc_dtype.itemsize
-    if problem.dtype != problem.acc_dtype:
-        item += problem.dtype.itemsize
-    return elements(part) * item + backend.workspace_bytes(part, execution)
+    """Return what the backend takes; it is not asked to fill what has no elements."""
+    return backend.workspace_bytes(part, execution) if elements(part) else 0
 
 
-def first(problem: AttentionProblem, rows: int, keys: int) -> AttentionProblem:
+def first(problem: AttentionProblem, cut: Cut) -> AttentionProblem:
     """Return the first block, which is as large as any."""
-    if problem.operation != "scores":
-        keys = problem.m
-    return problem.block(0, min(rows, problem.n), 0, min(keys, problem.m))
+    keys = cut.keys if problem.operation == "scores" else problem.m
+    part = problem.block(0, min(cut.rows, problem.n), 0, min(keys, problem.m))
+    if cut.lead == problem.lead:
+        return part
+    return part.at(tuple(slice(0, step) for step in cut.lead))
 
 
 def elements(part: AttentionProblem) -> int:
@@ -132,12 +171,20 @@ def _down(size: int, step: int, whole: int) -> int:
     return size if size >= whole or size < step else size // step * step
 
 
-def cut(problem: AttentionProblem, rows: int, keys: int) -> Iterator[Block]:
-    """Yield (q0, q1, k0, k1) in row-major order."""
+def cut_up(problem: AttentionProblem, cut: Cut) -> Iterator[Place]:
+    """Yield the place of every block, in row-major order."""
     n, m = problem.n, problem.m
-    for q0 in range(0, n, rows):
-        for k0 in range(0, m, keys):
-            yield q0, min(n, q0 + rows), k0, min(m, k0 + keys)
+    keys = cut.keys if problem.operation == "scores" else max(1, m)
+    # without keys weights are empty, the attention output is not
+    starts = range(0, m, keys) if m or problem.operation != "attention" else (0,)
+    boxes = [
+        [slice(at, min(size, at + step)) for at in range(0, size or 1, step or 1)]
+        for size, step in zip(problem.lead, cut.lead, strict=True)
+    ]
+    for lead in product(*boxes):
+        for q0 in range(0, n, cut.rows):
+            for k0 in starts:
+                yield lead, q0, min(n, q0 + cut.rows), k0, min(m, k0 + keys)
 
 
 def given_shape(problem: AttentionProblem, block_shape: object) -> tuple[int, int]:
@@ -163,21 +210,15 @@ def write(
     lse: NDArray[Any] | None,
     backend: Backend,
     execution: Execution,
-    rows: int,
-    keys: int,
+    cut: Cut,
 ) -> None:
     """Compute by blocks and assign each to its place in `out`, in `out`'s dtype."""
-    leading = tuple(slice(0, size) for size in problem.lead)
     wide = problem.operation == "scores"
     if not prod(problem.out_shape) and (lse is None or not lse.size):
         return
-    blocks = cut(problem, rows, keys) if wide else cut(problem, rows, max(1, problem.m))
-    if not problem.m:  # weights are then empty, the attention output is not
-        blocks = (
-            (q0, min(problem.n, q0 + rows), 0, 0) for q0 in range(0, problem.n, rows)
-        )
-    scratch = np.empty(elements(first(problem, rows, keys)), problem.acc_dtype)
-    for part, (q0, q1, k0, k1), run_so in _parts(problem, blocks, execution):
+    scratch = np.empty(elements(first(problem, cut)), problem.acc_dtype)
+    for part, place, run_so in _parts(problem, cut, execution):
+        lead, q0, q1, k0, k1 = place
         size, rows_here = prod(part.out_shape), prod(part.lse_shape)
         target = scratch[:size].reshape(part.out_shape)
         row_lse = None
@@ -189,21 +230,19 @@ def write(
             result = target
             if not isinstance(out, np.ndarray):
                 result = target.astype(out.dtype, copy=False)
-            out[(*leading, slice(q0, q1), columns)] = result
+            out[(*lead, slice(q0, q1), columns)] = result
         if lse is not None:
-            lse[(*leading, slice(q0, q1))] = row_lse
+            lse[(*lead, slice(q0, q1))] = row_lse
 
 
 def scores_by_block(
     problem: AttentionProblem,
     backend: Backend,
     execution: Execution,
-    rows: int,
-    keys: int,
+    cut: Cut,
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     """Yield (query slice, key slice, block), each block a fresh array."""
-    blocks = cut(problem, rows, keys)
-    for part, (q0, q1, k0, k1), run_so in _parts(problem, blocks, execution):
+    for part, (_, q0, q1, k0, k1), run_so in _parts(problem, cut, execution):
         block = np.empty(part.out_shape, problem.acc_dtype)
         if block.size:
             backend.run(part, block, None, run_so)
@@ -211,16 +250,20 @@ def scores_by_block(
             with np.errstate(over="ignore", invalid="ignore"):
                 block = block.astype(problem.dtype)
         yield slice(q0, q1), slice(k0, k1), block
+        del block  # or it would be kept while the next one is made
 
 
 def _parts(
-    problem: AttentionProblem, blocks: Iterator[Block], execution: Execution
-) -> Iterator[tuple[AttentionProblem, Block, Execution]]:
+    problem: AttentionProblem, cut: Cut, execution: Execution
+) -> Iterator[tuple[AttentionProblem, Place, Execution]]:
     """Yield each block's problem, place, and execution with the whole's progress."""
     report, done = execution.progress, 0
     total = prod(problem.lead) * problem.n * problem.m
-    for place in blocks:
-        part = problem.block(*place)
+    whole = cut.lead == problem.lead
+    for place in cut_up(problem, cut):
+        part = problem.block(*place[1:])
+        if not whole:
+            part = part.at(place[0])
         if report is None:
             yield part, place, execution
             continue
@@ -230,4 +273,4 @@ def _parts(
             report(before + some, total)
 
         yield part, place, execution._replace(progress=onward)
-        done += prod(problem.lead) * part.n * part.m
+        done += prod(part.lead) * part.n * part.m

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from . import blocks, config, memory, selector
-from .arrays import DeviceArrayError
+from . import admission, blocks, config, memory, selector
+from .arrays import DeviceArrayError, outline
 from .backends import Execution
+from .errors import OptionError
 from .options import positive
-from .problem import NO_OFFSET, AttentionProblem, Operation, check, check_out, plain
+from .problem import (
+    NO_OFFSET,
+    AttentionProblem,
+    Operation,
+    check,
+    check_out,
+    plain,
+    prepared,
+)
 from .progress import reporting
 
 if TYPE_CHECKING:
     from .backends import Backend
 
 _PLAIN = Execution()
-_SMALL = 2**21  # elements: 64 MiB at 32 bytes each, below what is ever looked up
-_ADVICE = {
-    "scores": "Take iter_scores, or out= a numpy.memmap, or raise max_memory",
-    "weights": "Take out= a numpy.memmap, or fewer queries at a time, or raise "
-    "max_memory",
-    "attention": "Take fewer queries at a time, or raise max_memory",
-}
+_PLAIN_ELEMENTS = 2**21  # 64 MiB at 32 bytes each: plain matrices are not converted
 
 
 def start(
@@ -35,7 +37,6 @@ def start(
     backend: str | None,
     num_threads: object,
     max_memory: object,
-    allocates_out: bool,
 ) -> tuple[AttentionProblem, Backend, Execution]:
     """Check a call and choose who runs it."""
     settings = config.current()
@@ -46,19 +47,45 @@ def start(
     if max_memory is not None:
         limit = memory.parse_bytes(max_memory)
     try:
-        problem = check(
-            operation,
-            *arrays,
-            max_memory=limit,
-            allocates_out=allocates_out,
-            **options,
-        )
+        problem = check(operation, *arrays, **options)
     except DeviceArrayError as error:
         raise selector.refuse_device(backend, str(error)) from None
     chosen = selector.choose(backend, problem)
     if threads is None is limit:
         return problem, chosen, _PLAIN
     return problem, chosen, Execution(threads, None, limit)
+
+
+def foresee(
+    operation: str | None,
+    allowed: Sequence[str],
+    arrays: Sequence[object],
+    options: Mapping[str, Any],
+    backend: str | None,
+    num_threads: object,
+    max_memory: object,
+) -> tuple[AttentionProblem, Backend, Execution]:
+    """Do as `start` for a call that is not made: shapes and dtypes will do."""
+    query, key, value = arrays
+    if operation is None:
+        operation = "scores" if value is None else "attention"
+    if operation not in allowed:
+        names = ", ".join(map(repr, allowed))
+        raise OptionError(f"operation is {operation!r}; it has to be one of {names}")
+    known = {"query": query, "key": key}
+    if operation == "attention":
+        known["value"] = value
+    options = {
+        name: outline(given, name) if name in ("bias", "mask") else given
+        for name, given in options.items()
+    }
+    if operation in ("scores", "iter_scores"):
+        operation = "scores"
+        if options["scale"] is None:
+            options["scale"] = 1.0
+    outlined = [outline(given, name) for name, given in known.items()]
+    checked = cast(Operation, operation)
+    return start(checked, outlined, options, backend, num_threads, max_memory)
 
 
 def run(
@@ -111,11 +138,11 @@ def run(
         "kv_lengths": kv_lengths,
     }
     problem, chosen, execution = start(
-        operation, arrays, options, backend, num_threads, max_memory, out is None
+        operation, arrays, options, backend, num_threads, max_memory
     )
     if out is not None:
         check_out(problem, out)
-        problem = blocks.separate(problem, out, execution.max_memory)
+        problem = blocks.separate(problem, out)
     if progress is None or progress is False:
         return _compute(problem, out, return_lse, chosen, execution)
     with reporting(progress, operation) as report:
@@ -134,7 +161,7 @@ def _at_once(
     if settings.num_threads is not None or settings.max_memory is not None:
         return None
     problem = plain(operation, query, key, scale, out)
-    if problem is None or not _is_small(problem):
+    if problem is None or not admission.is_small(problem, _PLAIN_ELEMENTS):
         return None
     chosen = selector.choose(None, problem)
     if out is None:
@@ -150,73 +177,18 @@ def _compute(
     backend: Backend,
     execution: Execution,
 ) -> Any:
-    target, by_blocks = None, None
-    if out is not None:
-        target = blocks.direct(problem, out)
-    if target is None and (out is not None or problem.dtype is not problem.acc_dtype):
-        by_blocks = _block_shape(problem, out, return_lse, backend, execution)
-    if execution is not _PLAIN or not _is_small(problem):
-        _admit(problem, out, return_lse, by_blocks, backend, execution)
+    target, cut = None, None
+    if out is not None or problem.dtype is not problem.acc_dtype:
+        target, cut = admission.way(problem, out, return_lse, backend, execution)
+    if execution is not _PLAIN or not admission.is_small(problem):
+        admission.admit(problem, out, return_lse, cut, backend, execution)
+    if problem.copies:
+        problem = prepared(problem)
     if out is None:
         out = target = np.empty(problem.out_shape, problem.dtype)
     lse = np.empty(problem.lse_shape, problem.acc_dtype) if return_lse else None
-    if by_blocks is not None:
-        blocks.write(problem, out, lse, backend, execution, *by_blocks)
+    if cut is not None:
+        blocks.write(problem, out, lse, backend, execution, cut)
     elif target is not None and (target.size or (lse is not None and lse.size)):
         backend.run(problem, target, lse, execution)
     return (out, lse) if return_lse else out
-
-
-def _block_shape(
-    problem: AttentionProblem,
-    out: Any,
-    return_lse: bool,
-    backend: Backend,
-    execution: Execution,
-) -> tuple[int, int]:
-    """Return rows and keys of blocks that what max_memory leaves has room for."""
-    left = execution.max_memory
-    if left is not None:
-        left -= memory_bytes(problem, out is None, return_lse)
-    return blocks.choose_shape(problem, backend, execution, left)
-
-
-def memory_bytes(
-    problem: AttentionProblem, allocates_out: bool, return_lse: bool = False
-) -> int:
-    """Return the bytes of what a call makes, but for workspace and blocks."""
-    size = problem.copied_bytes
-    if allocates_out:
-        size += prod(problem.out_shape) * problem.dtype.itemsize
-    if return_lse:
-        size += prod(problem.lse_shape) * problem.acc_dtype.itemsize
-    return size
-
-
-def _is_small(problem: AttentionProblem) -> bool:
-    """Whether no backend could come near the bytes from which memory is guarded."""
-    n, m = problem.n, problem.m
-    size = n * m + (n + m) * (problem.d_k + problem.d_v)
-    for heads in problem.lead:
-        size *= heads
-    return size < _SMALL
-
-
-def _admit(
-    problem: AttentionProblem,
-    out: Any,
-    return_lse: bool,
-    by_blocks: tuple[int, int] | None,
-    backend: Backend,
-    execution: Execution,
-) -> None:
-    """Refuse a call that would take too much memory, before it takes any."""
-    wanted = memory_bytes(problem, out is None, return_lse)
-    if by_blocks is None:
-        wanted += backend.workspace_bytes(problem, execution)
-    else:
-        wanted += blocks.needed_bytes(problem, *by_blocks, backend, execution)
-    if execution.max_memory is None and wanted < memory.UNGUARDED_BYTES:
-        return
-    shape = f"{problem.operation} of shape {problem.out_shape} on {backend.name!r}"
-    memory.require(wanted, execution.max_memory, shape, _ADVICE[problem.operation])

@@ -25,3 +25,8 @@ class BackendUnavailableError(NumbattnError, RuntimeError):
 
 class MemoryLimitError(NumbattnError, MemoryError):
     """A call that would need more memory than it may use; nothing was allocated."""
+
+    wanted = 0
+    """Bytes that the call would allocate."""
+    free = 0
+    """Bytes that the machine, or the cgroup, had free."""

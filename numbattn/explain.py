@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from . import blocks, config, dispatch, selector
-from .errors import OptionError
-from .memory import show
-from .problem import Operation
+from . import admission, config, dispatch, selector
+from .memory import MemoryEstimate, show
+from .problem import OPERATIONS, Operation
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from .backends import Backend, Execution
+    from .blocks import Cut
     from .problem import AttentionProblem
 
 
@@ -33,10 +34,8 @@ class Explanation:
     acc_dtype: str
     plan: dict[str, object]
     """Of the backend: tiles, threads, and the like."""
-    out_bytes: int
-    workspace_bytes: int
-    copied_bytes: int
-    """Bytes of converted copies of the inputs."""
+    memory: MemoryEstimate
+    """As `estimate_memory` says."""
 
     def __str__(self) -> str:
         """Return it as lines of text."""
@@ -45,11 +44,7 @@ class Explanation:
             "axes": dict(self.axes),
             "dtype": {"result": self.dtype, "accumulates in": self.acc_dtype},
             "plan": self.plan,
-            "memory": {
-                "result": show(self.out_bytes),
-                "workspace": show(self.workspace_bytes),
-                "converted copies": show(self.copied_bytes),
-            },
+            "memory": {name: show(size) for name, size in self.memory.parts.items()},
             "not chosen": dict(self.others),
         }
         lines = []
@@ -83,7 +78,8 @@ def explain(
     Parameters
     ----------
     query, key, value : array_like
-        As for `attention`, `scores` and `weights`.
+        As for `attention`, `scores` and `weights`, or anything with a shape and a
+        dtype: no element is read. `bias` and `mask` likewise.
     operation : {"scores", "weights", "attention"}, optional
         Which call; "attention" with a value and "scores" without one unless given.
     scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths : optional
@@ -114,15 +110,8 @@ def explain(
     >>> found.axes["key"]
     '(2 heads, m = 6, d_k = 4), each for 4 query heads'
     """
-    if operation is None:
-        operation = "scores" if value is None else "attention"
-    if operation not in ("scores", "weights", "attention"):
-        raise OptionError(
-            f"operation is {operation!r}; it has to be 'scores', 'weights' or "
-            "'attention'"
-        )
     options = {
-        "scale": 1.0 if scale is None and operation == "scores" else scale,
+        "scale": scale,
         "softcap": softcap,
         "bias": bias,
         "mask": mask,
@@ -131,32 +120,36 @@ def explain(
         "q_offset": q_offset,
         "kv_lengths": kv_lengths,
     }
-    arrays = (query, key, value) if operation == "attention" else (query, key)
-    problem, chosen, execution = dispatch.start(
-        operation, arrays, options, backend, num_threads, max_memory, False
+    arrays = query, key, value
+    problem, chosen, execution = dispatch.foresee(
+        operation, OPERATIONS, arrays, options, backend, num_threads, max_memory
     )
+    _, cut = admission.way(problem, None, False, chosen, execution)
+    found = admission.estimate(problem, None, False, cut, chosen, execution)
     return Explanation(
-        operation=operation,
+        operation=problem.operation,
         axes=_axes(problem),
         backend=chosen.name,
         reason=_reason(backend),
         others=_others(chosen.name),
         dtype=problem.dtype.name,
         acc_dtype=problem.acc_dtype.name,
-        plan=_plan(problem, chosen, execution),
-        out_bytes=dispatch.memory_bytes(problem, True) - problem.copied_bytes,
-        workspace_bytes=chosen.workspace_bytes(problem, execution),
-        copied_bytes=problem.copied_bytes,
+        plan=_plan(problem, chosen, execution, cut),
+        memory=found,
     )
 
 
 def _plan(
-    problem: AttentionProblem, backend: Backend, execution: Execution
+    problem: AttentionProblem,
+    backend: Backend,
+    execution: Execution,
+    cut: Cut | None,
 ) -> dict[str, object]:
     plan = dict(backend.plan(problem, execution))
-    if problem.dtype != problem.acc_dtype:
-        rows, _ = blocks.choose_shape(problem, backend, execution, execution.max_memory)
-        plan["rounding"] = f"to {problem.dtype}, by blocks of {rows} queries"
+    if cut is not None:
+        indices = prod(cut.lead)
+        heads = "" if cut.lead == problem.lead else f" of {indices} leading indices"
+        plan["rounding"] = f"to {problem.dtype}, by blocks of {cut.rows} queries{heads}"
     return plan
 
 

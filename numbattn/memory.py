@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numbers
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from .errors import MemoryLimitError, OptionError
 
 UNGUARDED_BYTES = 64 * 1024**2
 """Below this, the free memory of the machine is not looked up."""
+
+_ADVISED = 0.9  # of the free bytes: others take some meanwhile
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgtp]?i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -123,34 +127,88 @@ def _cgroup_room(folder: Path, limit: str, used: str) -> int | None:
         return None
 
 
-def require(wanted: int, limit: int | None, what: str, advice: str) -> None:
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """The bytes that a call allocates, by what they are for; ``print`` it."""
+
+    operation: str
+    shape: tuple[int, ...]
+    """Of the result."""
+    backend: str
+    result: int
+    """0 where the caller gives `out`, and for blocks."""
+    lse: int
+    blocks: int
+    """What is computed piece by piece: for `iter_scores`, half precision, streams."""
+    workspace: int
+    """What the backend needs meanwhile."""
+    copies: int
+    """Inputs in another dtype or layout, or that `out` overlaps."""
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.result + self.lse + self.blocks + self.workspace + self.copies
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What takes any bytes, by its name."""
+        found = {
+            "result": self.result,
+            "log-sum-exp": self.lse,
+            "blocks": self.blocks,
+            "workspace": self.workspace,
+            "copies of inputs": self.copies,
+        }
+        return {name: size for name, size in found.items() if size}
+
+    def __str__(self) -> str:
+        """Return it as lines of text."""
+        width = max(map(len, self.parts), default=0)
+        lines = [
+            f"{self.operation} of shape {self.shape} on backend {self.backend!r}: "
+            f"{show(self.total)}"
+        ]
+        lines += [f"  {name:<{width}}  {show(n)}" for name, n in self.parts.items()]
+        return "\n".join(lines)
+
+
+def require(
+    found: MemoryEstimate, limit: int | None, advice: Callable[[int], str]
+) -> None:
     """Refuse a call that would take too much.
 
     Parameters
     ----------
-    wanted : int
-        Bytes that the call is going to allocate.
+    found : MemoryEstimate
+        What the call is going to allocate.
     limit : int or None
         `max_memory` of the call, None for none.
-    what : str
-        What needs them, for the message.
-    advice : str
-        What would help, for the message.
+    advice : callable
+        Says what would fit into a number of bytes.
 
     Raises
     ------
     MemoryLimitError
         More than `limit`, or, from 64 MiB, more than the machine has free.
     """
-    if limit is not None and wanted > limit:
-        raise MemoryLimitError(
-            f"{what} needs {wanted} bytes ({show(wanted)}); max_memory allows "
-            f"{limit} ({show(limit)}). {advice}"
-        )
-    if wanted >= UNGUARDED_BYTES:
-        free = available_bytes()
-        if wanted > free:
-            raise MemoryLimitError(
-                f"{what} needs {wanted} bytes ({show(wanted)}); {free} "
-                f"({show(free)}) are free. {advice}"
-            )
+    wanted = found.total
+    limited = limit is not None and wanted > limit
+    if not limited and wanted < UNGUARDED_BYTES:
+        return
+    free = available_bytes()
+    if not limited and wanted <= free:
+        return
+    room = int(free * _ADVISED)
+    allowed = ""
+    if limit is not None and limited:
+        room = min(room, limit)
+        allowed = f"max_memory allows {limit} ({show(limit)}), and "
+    parts = ", ".join(f"{name} {show(size)}" for name, size in found.parts.items())
+    error = MemoryLimitError(
+        f"{found.operation} of shape {found.shape} on {found.backend!r} needs {wanted} "
+        f"bytes ({show(wanted)}: {parts}); {allowed}{free} ({show(free)}) are free. "
+        f"{advice(room)}"
+    )
+    error.wanted, error.free = wanted, free
+    raise error

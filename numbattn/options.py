@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_array, describe, float_name
+from .arrays import as_array, describe, float_name, once
 from .errors import DTypeError, OptionError, ShapeError
 
 UNBOUNDED = 2**62
@@ -174,6 +174,7 @@ def _by_lead(
             f"exactly as many axes as there are leading axes, {lead} here, each 1 or "
             f"equal{example}"
         )
+    array = once(array)
     if array.dtype.kind == "u":
         array = np.minimum(array, np.uint64(_FAR))
     return np.clip(array.astype(np.int64, order="C"), -_FAR, _FAR)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import memory, options
+from . import options
 from .arrays import (
     CONTIGUOUS_ALIGNED,
     FLOAT32,
     FLOAT64,
     as_array,
-    convert,
     copy_bytes,
+    duplicate,
     fits,
     on_device,
     ready,
@@ -26,17 +26,21 @@ from .options import UNBOUNDED
 from .shapes import differ, leading
 
 Operation = Literal["scores", "weights", "attention"]
+OPERATIONS: tuple[Operation, ...] = ("scores", "weights", "attention")
 _Named = list[tuple[str, NDArray[Any]]]
 NO_OFFSET = 0
 _OUT_FLAGS = CONTIGUOUS_ALIGNED | 0x400  # NPY_ARRAY_WRITEABLE
+
+_ARRAYS = ("query", "key", "value", "bias", "mask")
 
 
 class AttentionProblem(NamedTuple):
     """What to compute; made by `check`, never by hand.
 
-    Arrays are plain, native, aligned, of the accumulation dtype, with strides that
-    are multiples of the item size, and keep their own leading axes: nothing is
-    repeated to broadcast it. Query head h reads key head ``h // (H_q // H_k)``.
+    Arrays, but those that `copies` names, are plain, native, aligned, of the
+    accumulation dtype, with strides that are multiples of the item size, and keep
+    their own leading axes: nothing is repeated to broadcast it. Query head h reads
+    key head ``h // (H_q // H_k)``.
 
     Key j is attended by query i where ``q_idx - left <= j <= q_idx + right`` with
     ``q_idx = i + q_offset``, and ``j < kv_lengths``, and the mask, broadcast, is True.
@@ -78,8 +82,16 @@ class AttentionProblem(NamedTuple):
     """Likewise; m where the call gave none."""
     n_total: int = 0
     """Rows of the whole call; what is cut from it keeps the path of the whole."""
-    copied_bytes: int = 0
-    """Bytes of converted copies among the arrays."""
+    copies: tuple[str, ...] = ()
+    """Fields that are not yet as above: `prepared` copies them."""
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the copies that `prepared` is going to make."""
+        return sum(
+            copy_bytes(getattr(self, name), _copy_dtype(self, name))
+            for name in self.copies
+        )
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -108,6 +120,32 @@ class AttentionProblem(NamedTuple):
             kv_lengths=max(0, min(lengths - k0, k1 - k0))
             if isinstance(lengths, int)
             else np.clip(lengths - k0, 0, k1 - k0),
+        )
+
+    def at(self, place: tuple[slice, ...]) -> AttentionProblem:
+        """Return the problem of some leading indices, a slice for each axis.
+
+        Of grouped heads it takes one, some of one group, or whole groups.
+        """
+
+        def cut(array: Any, trailing: int) -> Any:
+            if not isinstance(array, np.ndarray):
+                return array
+            axes = max(0, array.ndim - trailing)
+            skip = len(place) - axes
+            whole = zip(place[skip:], array.shape, self.lead[skip:], strict=False)
+            # an axis of 1 serves all places, a shorter heads axis equal groups
+            index = [
+                slice(part.start * own // size, -(-part.stop * own // size))
+                for part, own, size in whole
+            ]
+            return array[tuple(index)]
+
+        return self._replace(
+            lead=tuple(part.stop - part.start for part in place),
+            q_offset=cut(self.q_offset, 0),
+            kv_lengths=cut(self.kv_lengths, 0),
+            **{name: cut(getattr(self, name), 2) for name in _ARRAYS},
         )
 
     def rows(self, q0: int, q1: int) -> AttentionProblem:
@@ -139,10 +177,10 @@ def check(
     window_size: object = None,
     q_offset: object = 0,
     kv_lengths: object = None,
-    max_memory: int | None = None,
-    allocates_out: bool = True,
 ) -> AttentionProblem:
-    """Check a call and bring it into the one form that backends take.
+    """Check a call; `prepared` then brings it into the one form that backends take.
+
+    Nothing large is allocated here: what has to be copied is only named.
 
     Parameters
     ----------
@@ -153,19 +191,15 @@ def check(
     scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
         The options of `numbattn.attention`; here a scale of None is 1/sqrt(d_k) for
         every operation.
-    max_memory : int, optional
-        Bytes; looked at before converted copies are made.
-    allocates_out : bool
-        Whether the caller is going to allocate the result, too.
 
     Returns
     -------
     AttentionProblem
-        The call, ready for a backend.
+        The call, ready for a backend but for its `copies`.
 
     Raises
     ------
-    ShapeError, DTypeError, OptionError, MemoryLimitError
+    ShapeError, DTypeError, OptionError
         As the public functions say.
     DeviceArrayError
         An array lies on a CUDA device.
@@ -216,7 +250,7 @@ def check(
             problem, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
         )
     if not simple or problem.bias is not None:
-        problem = _converted(problem, max_memory, allocates_out)
+        problem = copying(problem, _unfit(problem))
     return problem
 
 
@@ -309,30 +343,35 @@ def _with_options(
     )
 
 
-def _converted(
-    problem: AttentionProblem, max_memory: int | None, allocates_out: bool
-) -> AttentionProblem:
-    """Return the problem with every array in the form that backends take."""
-    acc_dtype = problem.acc_dtype
-    fields = ("query", "key", "value", "bias")
-    arrays = {
-        name: array for name in fields if (array := getattr(problem, name)) is not None
-    }
-    names = [name for name, array in arrays.items() if not fits(array, acc_dtype)]
-    if not names:
+def _unfit(problem: AttentionProblem) -> list[str]:
+    """Return the arrays that kernels cannot take as they lie; masks they can."""
+    return [
+        name
+        for name in ("query", "key", "value", "bias")
+        if (array := getattr(problem, name)) is not None
+        and not fits(array, problem.acc_dtype)
+    ]
+
+
+def copying(problem: AttentionProblem, names: Iterable[str]) -> AttentionProblem:
+    """Return the problem with further arrays to be copied."""
+    found = dict.fromkeys((*problem.copies, *names))
+    return problem._replace(copies=tuple(found)) if found else problem
+
+
+def prepared(problem: AttentionProblem) -> AttentionProblem:
+    """Return the problem with copies, in the accumulation dtype, of all `copies`."""
+    if not problem.copies:
         return problem
-    copied = sum(copy_bytes(arrays[name], acc_dtype) for name in names)
-    wanted = copied
-    if allocates_out:
-        wanted += prod(problem.out_shape) * problem.dtype.itemsize
-    memory.require(
-        wanted,
-        max_memory,
-        f"{problem.operation} with copies of {', '.join(names)} in {acc_dtype}",
-        f"Pass aligned {acc_dtype} arrays, which are not copied, or raise max_memory",
-    )
-    converted: Any = {name: convert(array, acc_dtype) for name, array in arrays.items()}
-    return problem._replace(**converted, copied_bytes=copied)
+    made: Any = {
+        name: duplicate(getattr(problem, name), _copy_dtype(problem, name))
+        for name in problem.copies
+    }
+    return problem._replace(**made, copies=())
+
+
+def _copy_dtype(problem: AttentionProblem, name: str) -> np.dtype[Any]:
+    return np.dtype(np.bool_) if name == "mask" else problem.acc_dtype
 
 
 def check_out(problem: AttentionProblem, out: Any) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import blocks, dispatch, memory
+from . import admission, blocks, dispatch
+from .problem import prepared
 from .progress import check_progress, reporting
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from .backends import Backend, Execution
+    from .blocks import Cut
     from .problem import AttentionProblem
 
 
@@ -66,7 +68,8 @@ def iter_scores(
         How many of the m keys exist; shapes as for `q_offset`.
     block_shape : (int, int), optional
         Queries and keys of a block; the last ones may be smaller. Unless given,
-        blocks take up to 64 MiB, or what `max_memory` allows.
+        blocks take up to 64 MiB, or what `max_memory` allows: with several of them it
+        counts two, the one in your hands and the next.
     backend : str, optional
         "auto", "cpu", "cuda", "reference" or that of another package; what
         `use_backend` or `set_backend` chose unless given.
@@ -120,46 +123,20 @@ def iter_scores(
         "kv_lengths": kv_lengths,
     }
     problem, chosen, execution = dispatch.start(
-        "scores", (query, key), options, backend, num_threads, max_memory, False
+        "scores", (query, key), options, backend, num_threads, max_memory
     )
-    rows, keys = _shape(problem, chosen, execution, block_shape)
+    cut = admission.admit_stream(problem, block_shape, chosen, execution)
     check_progress(progress)
-    return _iterate(problem, chosen, execution, rows, keys, progress)
-
-
-def _shape(
-    problem: AttentionProblem,
-    backend: Backend,
-    execution: Execution,
-    block_shape: object,
-) -> tuple[int, int]:
-    """Return the rows and keys of a block that memory has room for."""
-    limit = execution.max_memory
-    left = None if limit is None else limit - problem.copied_bytes
-    if block_shape is None:
-        rows, keys = blocks.choose_shape(problem, backend, execution, left)
-    else:
-        rows, keys = blocks.given_shape(problem, block_shape)
-    part = blocks.first(problem, rows, keys)
-    wanted = blocks.needed_bytes(problem, rows, keys, backend, execution)
-    wanted += problem.copied_bytes
-    memory.require(
-        wanted,
-        limit,
-        f"a block of scores of shape {part.out_shape} on {backend.name!r}",
-        "Take a smaller block_shape, or raise max_memory",
-    )
-    return rows, keys
+    return _iterate(prepared(problem), chosen, execution, cut, progress)
 
 
 def _iterate(
     problem: AttentionProblem,
     backend: Backend,
     execution: Execution,
-    rows: int,
-    keys: int,
+    cut: Cut,
     progress: object,
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     with reporting(progress, "scores") as report:
         execution = execution._replace(progress=report)
-        yield from blocks.scores_by_block(problem, backend, execution, rows, keys)
+        yield from blocks.scores_by_block(problem, backend, execution, cut)

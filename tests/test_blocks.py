@@ -372,19 +372,23 @@ def test_blocks_shrink_to_max_memory(operation: str, recorder: Recorder) -> None
         ("scores", ((1000, 8), (100000, 8)), 2**20),
         ("scores", ((1000, 8), (100, 8)), 2**16),
         ("scores", ((7, 8), (100, 8)), 1),
+        ("scores", ((3, 12, 20, 8), (3, 4, 30, 8)), 30_000),
+        ("weights", ((3, 12, 20, 8), (1, 4, 30, 8)), 17_000),
+        ("attention", ((5, 12, 20, 8), (1, 30, 8), (5, 3, 30, 8)), 5_000),
         ("weights", ((1000, 8), (1000, 8)), 2**20),
         ("attention", ((16, 1000, 8), (9, 8), (9, 8)), 2**18),
     ],
 )
 def test_blocks_cover_the_result_once(operation: Any, shapes: Any, budget: int) -> None:
     problem = check(operation, *(np.zeros(each, np.float32) for each in shapes))
-    rows, keys = blocks.fitting(problem, budget)
-    pieces = list(blocks.cut(problem, rows, keys))
-    assert sum((q1 - q0) * (k1 - k0) for q0, q1, k0, k1 in pieces) == (
-        problem.n * problem.m
-    )
-    assert len(set(pieces)) == len(pieces)
-    if budget > 1:
-        assert blocks.elements(blocks.first(problem, rows, keys)) * 4 <= budget
-    else:
-        assert (rows, keys) == (1, 1)
+    for by_lead in (False, True):
+        cut = blocks.fitting(problem, budget, by_lead)
+        pieces = list(blocks.cut_up(problem, cut))
+        covered = np.zeros((*problem.lead, problem.n, problem.m), np.int8)
+        for lead, q0, q1, k0, k1 in pieces:
+            covered[(*lead, slice(q0, q1), slice(k0, k1))] += 1
+        assert (covered == 1).all()
+        if budget > 1:
+            assert blocks.elements(blocks.first(problem, cut)) * 4 <= budget
+        else:
+            assert (cut.rows, cut.keys) == (1, 1)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import numbattn
-from numbattn.memory import available_bytes, parse_bytes, require
+from numbattn.memory import parse_bytes
 from numbattn.options import UNBOUNDED
-from numbattn.problem import AttentionProblem, check, check_out
+from numbattn.problem import AttentionProblem, check, check_out, prepared
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -74,7 +74,7 @@ def test_leading_axes(query: Any, key: Any, value: Any, lead: Any) -> None:
 )
 def test_dtypes(dtypes: Any, result: Any, inside: Any) -> None:
     arrays = [ones(3, 4, dtype=dtype) for dtype in dtypes]
-    problem = check("attention", *arrays)
+    problem = prepared(check("attention", *arrays))
     assert problem.dtype == np.dtype(result)
     assert problem.dtype.isnative
     assert problem.acc_dtype == np.dtype(inside)
@@ -87,8 +87,8 @@ def test_dtypes(dtypes: Any, result: Any, inside: Any) -> None:
 
 def test_bias_and_scale_never_promote() -> None:
     x = ones(3, 4)
-    problem = check(
-        "scores", x, x, scale=np.float64(1 / 3), bias=np.full((3, 3), 1e300)
+    problem = prepared(
+        check("scores", x, x, scale=np.float64(1 / 3), bias=np.full((3, 3), 1e300))
     )
     assert problem.dtype == np.float32
     assert problem.scale == float(np.float32(1 / 3))
@@ -124,7 +124,8 @@ def field(array: np.ndarray) -> np.ndarray:
 def test_what_does_not_fit_is_copied(change: Any) -> None:
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     problem = check("scores", change(x), x)
-    assert problem.copied_bytes == x.nbytes
+    assert (problem.copies, problem.copied_bytes) == (("query",), x.nbytes)
+    problem = prepared(problem)
     assert problem.query.flags.c_contiguous
     assert problem.query.flags.aligned
     assert (problem.query == x).all()
@@ -133,10 +134,11 @@ def test_what_does_not_fit_is_copied(change: Any) -> None:
 
 def test_a_broadcast_array_is_converted_once() -> None:
     wide = np.broadcast_to(ones(1, 4, dtype=np.float16), (10**9, 6, 4))
-    problem = check("scores", ones(1, 4), wide, allocates_out=False)
+    problem = check("scores", ones(1, 4), wide)
+    assert problem.copied_bytes == 4 * 4
+    problem = prepared(problem)
     assert problem.key.shape == wide.shape
     assert problem.key.strides[:2] == (0, 0)
-    assert problem.copied_bytes == 4 * 4
 
 
 def test_subclasses_give_base_arrays(tmp_path: Any) -> None:
@@ -314,22 +316,3 @@ def test_sizes(text: Any, size: int) -> None:
 def test_no_sizes(bad: Any) -> None:
     with pytest.raises(numbattn.OptionError, match="NUMBATTN_MAX_MEMORY is "):
         parse_bytes(bad, "NUMBATTN_MAX_MEMORY")
-
-
-def test_memory_is_refused_before_it_is_taken() -> None:
-    free = available_bytes()
-    assert 0 < free < 2**60
-    with pytest.raises(numbattn.MemoryLimitError, match=r"this needs .* are free. Ask"):
-        require(2**60, None, "this", "Ask less")
-    require(2**20, 2**20, "this", "Ask less")
-    # a million times a million scores of 4 bytes: an array nobody has room for
-    x = np.broadcast_to(ones(1, 4), (10**6, 4))
-    with pytest.raises(numbattn.MemoryLimitError, match="iter_scores"):
-        numbattn.scores(x, x, backend="reference")
-
-
-def test_copies_are_refused_before_they_are_made() -> None:
-    x = ones(1000, 1000, dtype=np.float16)
-    words = "copies of query, key in float32.*max_memory allows 1000000"
-    with pytest.raises(numbattn.MemoryLimitError, match=words):
-        check("scores", x, x, max_memory=10**6)

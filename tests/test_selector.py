@@ -281,7 +281,7 @@ def test_toy_backend_is_found_named_run_and_explained(toys: Path) -> None:
     assert sys.modules["numbattn_toy"].Toy.runs == 2
     assert numbattn.list_backends()["toy"] is None
     found = numbattn.explain(X, X, backend="toy")
-    assert (found.backend, found.workspace_bytes) == ("toy", 123)
+    assert (found.backend, found.memory.workspace) == ("toy", 123)
     assert "toy bricks" in str(found)
     assert "toy" in numbattn.explain(X, X, backend="reference").others
     numbattn.set_backend("toy")
@@ -351,8 +351,8 @@ def test_explain() -> None:
     }
     assert "heads, not batch" in found.axes["note"]
     assert (found.dtype, found.acc_dtype) == ("float16", "float32")
-    assert found.out_bytes == 2 * 8 * 5 * 3 * 2
-    assert found.copied_bytes == 4 * (query.size + key.size + value.size)
+    assert found.memory.result == 2 * 8 * 5 * 3 * 2
+    assert found.memory.copies == 4 * (query.size + key.size + value.size)
     assert found.others["cpu"] == "can run; name it to use it"
     assert "not part of this version" in found.others["cuda"]
     for words in ("attention on backend 'reference'", "not chosen", "blocks of 5 quer"):

@@ -70,7 +70,12 @@ class Backend(Protocol):
         """
 
     def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
-        """Return what `run` allocates beyond its inputs and outputs, in bytes."""
+        """Return what `run` allocates beyond its inputs and outputs, in bytes.
+
+        Asked before `problem.copies` are made, maybe for arrays without data: it goes
+        by shapes and ``problem.acc_dtype``. Outputs without elements are not asked
+        for.
+        """
 
     def plan(
         self, problem: AttentionProblem, execution: Execution

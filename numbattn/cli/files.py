@@ -120,10 +120,9 @@ def _run(
         name: value for name, value in given.items() if value is not None
     }
     # every complaint about the input comes before the output file is made
-    problem = check(operation, *arrays, allocates_out=False, **options)
+    problem = check(operation, *arrays, **options)
     chosen = choose(backend, problem).name
     shape, dtype = problem.out_shape, problem.dtype
-    del problem  # it may hold converted copies
     operate = getattr(numbattn, operation)
     start = perf_counter()
     write(

@@ -21,7 +21,7 @@ from numbattn.problem import AttentionProblem
 QUERY, KEY, VALUE, OUT, BIAS, MASK, POSITION, LENGTH = range(8)
 PANELS = VALUE  # where there are no values: offsets of packed keys
 LEAD_BYTES = 64  # of a row of it
-KEPT_LEADS = 4096  # leading indices up to which offsets are kept for further calls
+KEPT_LEADS = 1024  # leading indices up to which offsets are kept for further calls
 
 KEPT_BYTES = 8 << 20
 _kept = threading.local()

@@ -22,6 +22,7 @@ from numbattn import MemoryLimitError, OptionError, estimate_memory
 from numbattn.memory import available_bytes, parse_bytes
 
 RNG = np.random.default_rng(7)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 OPERATIONS = ("scores", "weights", "attention", "iter_scores")
 
 
@@ -388,22 +389,35 @@ def test_sizes_are_read_as_written() -> None:
 # what is taken
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
-def test_the_peak_of_50_shapes_is_as_estimated(capsys: Any) -> None:
-    child = Path(__file__).with_name("peaks.py")
+def measured(script: str) -> str:
+    """Run a script of this folder in a process of its own; return what it prints."""
     # arrays come and go as mappings, so that what is freed is not used again unseen
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(child)], capture_output=True, text=True,
-        env=environment, check=False,
+        [sys.executable, "-W", "error", str(Path(__file__).with_name(script))],
+        capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout
+
+
+@LINUX
+def test_the_peak_of_50_shapes_is_as_estimated() -> None:
+    cases = [json.loads(line) for line in measured("peaks.py").splitlines()]
     assert len({json.dumps(case["call"]) for case in cases}) >= 50
     off = {}
     for case in cases:
         away = abs(case["peak"] - case["estimate"])
-        allowed = max(0.10 * case["estimate"], 8 * 2**20)
-        if away > allowed:
+        if away > max(0.10 * case["estimate"], 8 * 2**20):
             off[json.dumps(case["call"])] = (case["peak"], case["estimate"])
     assert not off
+
+
+@LINUX
+def test_10_000_calls_of_which_2_000_fail_leave_nothing_behind() -> None:
+    found = json.loads(measured("leaks.py"))
+    assert found["grown"] < 2 * 2**20
+    assert set(found["raised"]) == {
+        "ShapeError", "DTypeError", "OptionError", "BackendUnavailableError",
+        "MemoryLimitError", "KeyError",
+    }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import blocks, memory
+from . import blocks, memory, outputs
 from .arrays import blank
 from .blocks import Cut
 from .memory import MemoryEstimate, show
@@ -29,7 +29,7 @@ def way(
     execution: Execution,
 ) -> tuple[NDArray[Any] | None, Cut | None]:
     """Return the array that the backend fills itself, or the blocks to go by."""
-    target = None if out is None else blocks.direct(problem, out)
+    target = None if out is None else outputs.direct(problem, out)
     if target is not None or (out is None and problem.dtype is problem.acc_dtype):
         return target, None
     left = execution.max_memory

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import fits, ready
 from .backends import Execution
 from .errors import OptionError
 from .options import positive
-from .problem import copying
 
 if TYPE_CHECKING:
     from .backends import Backend
@@ -40,38 +38,6 @@ class Cut(NamedTuple):
     """Steps along the leading axes."""
     rows: int
     keys: int
-
-
-def direct(problem: AttentionProblem, out: Any) -> NDArray[Any] | None:
-    """Return `out` as the array that a backend can fill, None where it cannot."""
-    if type(out) is np.ndarray and ready(out, problem.acc_dtype):
-        return out
-    if not isinstance(out, np.ndarray) or not fits(out, problem.acc_dtype):
-        return None
-    # backends write rows that are contiguous
-    if out.shape[-1] > 1 and out.strides[-1] != out.itemsize:
-        return None
-    return out.view(np.ndarray)
-
-
-def separate(problem: AttentionProblem, out: Any) -> AttentionProblem:
-    """Return the problem with the inputs that `out` overlaps to be copied."""
-    if not isinstance(out, np.ndarray):
-        return problem
-    share = np.may_share_memory
-    touched = share(problem.query, out) or share(problem.key, out)
-    for array in problem.value, problem.bias, problem.mask:
-        touched = touched or (array is not None and share(array, out))
-    if not touched:
-        return problem
-    names = ("query", "key", "value", "bias", "mask")
-    arrays = {name: getattr(problem, name) for name in names}
-    overlapped = [
-        name
-        for name, array in arrays.items()
-        if array is not None and share(array, out)
-    ]
-    return copying(problem, overlapped)
 
 
 def fitting(problem: AttentionProblem, budget: int, by_lead: bool) -> Cut:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from . import admission, blocks, config, memory, selector
+from . import admission, blocks, config, memory, outputs, selector
 from .arrays import DeviceArrayError, outline
 from .backends import Execution
 from .errors import OptionError
@@ -17,7 +17,6 @@ from .problem import (
     AttentionProblem,
     Operation,
     check,
-    check_out,
     plain,
     prepared,
 )
@@ -141,8 +140,8 @@ def run(
         operation, arrays, options, backend, num_threads, max_memory
     )
     if out is not None:
-        check_out(problem, out)
-        problem = blocks.separate(problem, out)
+        outputs.check_out(problem, out)
+        problem = outputs.separate(problem, out)
     if progress is None or progress is False:
         return _compute(problem, out, return_lse, chosen, execution)
     with reporting(progress, operation) as report:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import admission, blocks, dispatch
+from . import admission, dispatch, outputs
 from .arrays import outline
 from .errors import OptionError
 from .memory import MemoryEstimate
 from .options import flag
-from .problem import OPERATIONS, check_out
+from .problem import OPERATIONS
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -126,8 +126,8 @@ def estimate_memory(
         return admission.stream_cut(problem, block_shape, chosen, execution)[1]
     if out is not None:
         if hasattr(out, "__setitem__"):
-            check_out(problem, out)
-            problem = blocks.separate(problem, out)
+            outputs.check_out(problem, out)
+            problem = outputs.separate(problem, out)
         else:
             out = outline(out, "out")
     _, cut = admission.way(problem, out, return_lse, chosen, execution)

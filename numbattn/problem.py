@@ -17,11 +17,9 @@ from .arrays import (
     copy_bytes,
     duplicate,
     fits,
-    on_device,
     ready,
     result_dtype,
 )
-from .errors import DTypeError, OptionError, ShapeError
 from .options import UNBOUNDED
 from .shapes import differ, leading
 
@@ -372,66 +370,3 @@ def prepared(problem: AttentionProblem) -> AttentionProblem:
 
 def _copy_dtype(problem: AttentionProblem, name: str) -> np.dtype[Any]:
     return np.dtype(np.bool_) if name == "mask" else problem.acc_dtype
-
-
-def check_out(problem: AttentionProblem, out: Any) -> None:
-    """Check that the result can be written into `out`.
-
-    Parameters
-    ----------
-    problem : AttentionProblem
-        The call.
-    out : object
-        An array, or anything with a shape, a NumPy dtype and slice assignment.
-
-    Raises
-    ------
-    ShapeError, DTypeError, OptionError
-        It does not fit, or cannot be written.
-    """
-    if (
-        type(out) is np.ndarray
-        and ready(out, problem.dtype)
-        and out.shape == problem.out_shape
-        and out.flags.writeable
-    ):
-        return
-    if isinstance(out, (np.ma.MaskedArray, np.matrix)):
-        raise DTypeError(f"out is a {type(out).__name__}; pass a plain array")
-    kind = type(out).__name__
-    missing = [
-        name for name in ("shape", "dtype", "__setitem__") if not hasattr(out, name)
-    ]
-    if missing:
-        raise DTypeError(
-            f"out ({kind}) has no {', no '.join(missing)}; it has to be an array, or "
-            "an object with shape, dtype and slice assignment"
-        )
-    if on_device(out):
-        raise DTypeError(f"out ({kind}) is on a CUDA device; pass an array on the host")
-    if tuple(out.shape) != problem.out_shape:
-        raise ShapeError(
-            f"out has shape {tuple(out.shape)}; {problem.operation} writes "
-            f"{problem.out_shape} here"
-        )
-    try:
-        dtype = np.dtype(out.dtype)
-    except TypeError:
-        raise DTypeError(
-            f"out ({kind}) has dtype {out.dtype!r}, which is not a NumPy dtype"
-        ) from None
-    if dtype.newbyteorder("=") != problem.dtype:
-        raise DTypeError(
-            f"out has dtype {dtype}; it has to be {problem.dtype}, as the result is"
-        )
-    if isinstance(out, np.ndarray):
-        if not out.flags.writeable:
-            raise OptionError("out is read-only; pass an array that can be written")
-        if out.size and any(
-            stride == 0 and size > 1
-            for stride, size in zip(out.strides, out.shape, strict=True)
-        ):
-            raise OptionError(
-                f"out repeats its elements (strides {out.strides}); every element of "
-                "the result needs a place of its own"
-            )

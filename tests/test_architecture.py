@@ -27,6 +27,7 @@ ORDER = [
     "backends",
     "selector",
     "settings",
+    "outputs",
     "blocks",
     "admission",
     "dispatch",

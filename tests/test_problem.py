@@ -12,7 +12,8 @@ import pytest
 import numbattn
 from numbattn.memory import parse_bytes
 from numbattn.options import UNBOUNDED
-from numbattn.problem import AttentionProblem, check, check_out, prepared
+from numbattn.outputs import check_out
+from numbattn.problem import AttentionProblem, check, prepared
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

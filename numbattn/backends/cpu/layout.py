@@ -81,8 +81,8 @@ def _single(position: int, length: int) -> np.ndarray:
 
 def key_starts(key: np.ndarray) -> np.ndarray:
     """Element offsets of all key matrices, one after the other."""
-    starts = offsets(key, key.shape[:-2])
-    return np.atleast_1d(np.asarray(starts, np.int64))
+    own = key.shape[:-2]
+    return _offsets(own, key.strides[:-2], own, key.itemsize)
 
 
 def panel_offsets(

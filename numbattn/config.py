@@ -166,7 +166,13 @@ def cache_dir() -> Path | None:
     """Return where compiled kernels are kept; None for nowhere.
 
     NUMBATTN_CACHE_DIR, where it is set (empty: no cache); else the user's cache
-    directory. It need not exist yet.
+    directory, which is no absolute path where no home directory is known. It need
+    not exist yet.
+
+    Raises
+    ------
+    OptionError
+        What NUMBATTN_CACHE_DIR says cannot be a directory.
     """
     text = os.environ.get("NUMBATTN_CACHE_DIR")
     if text is None:
@@ -175,7 +181,13 @@ def cache_dir() -> Path | None:
         return Path(platformdirs.user_cache_dir("numbattn", appauthor=False))
     if not text.strip():
         return None
-    path = Path(text).expanduser().absolute()
+    try:
+        path = Path(text).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # no such user; the current folder gone
+        raise OptionError(
+            f"NUMBATTN_CACHE_DIR is {text!r}, which does not lead anywhere ({error}); "
+            "write a path from the root, or leave it empty for no cache"
+        ) from None
     # os.path, not Path: a place that may not be searched is no error here
     if os.path.exists(path) and not os.path.isdir(path):
         raise OptionError(

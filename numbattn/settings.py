@@ -170,7 +170,21 @@ def report() -> dict[str, dict[str, str]]:
             "cache directory": _said(lambda: str(config.cache_dir() or "none")),
             "vectors": _said(lambda: config.simd() or "the widest there are"),
         },
+        **details(),
     }
+
+
+def details() -> dict[str, dict[str, str]]:
+    """Return what the backends that can run say of themselves, by backend."""
+    found = {}
+    for name, reason in selector.list_backends().items():
+        ask = None if reason else getattr(selector.load(name), "details", None)
+        if ask is not None:
+            try:
+                found[name] = dict(ask())
+            except NumbattnError as error:
+                found[name] = {"error": str(error)}
+    return found
 
 
 def _said(ask: object) -> str:

@@ -26,6 +26,7 @@ ORDER = [
     "progress",
     "backends",
     "selector",
+    "ready",
     "settings",
     "outputs",
     "blocks",
@@ -228,6 +229,7 @@ def test_import_is_quick() -> None:
 def test_names_complete_and_resolve() -> None:
     public = {name for name in dir(numbattn) if not name.startswith("_")}
     expected = {"scores", "weights", "attention", "iter_scores", "explain", "testing"}
+    expected |= {"warmup"}
     assert public >= expected
     for name in public:
         assert getattr(numbattn, name) is not None

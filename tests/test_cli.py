@@ -336,6 +336,26 @@ def test_info_tells_versions_backends_and_settings(run: Run) -> None:
     assert np.__version__ in text.stdout
 
 
+def test_info_tells_threads_and_where_kernels_are(tmp_path: Path) -> None:
+    folder = tmp_path / f"kernels-{'0' * 32}"
+    folder.mkdir()
+    (folder / "a.kernel").write_bytes(bytes(2**20))
+    (tmp_path / "photo.jpg").write_bytes(bytes(2**21))
+    shown = subprocess.run(
+        [sys.executable, "-m", "numbattn", "info"],
+        env={**os.environ, "NUMBATTN_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert f"{tmp_path} (environment (NUMBATTN_CACHE_DIR))" in lines
+    found = f"kernel cache {tmp_path}: 1 files, 1.0 MiB, 0 of them of these sources"
+    assert found in lines
+    for start in ("threads ", "threading layer ", "vectors ", "processor "):
+        assert any(line.startswith(start) for line in lines), start
+
+
 def test_info_shows_where_a_setting_comes_from(tmp_path: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "numbattn", "info", "--json"],
@@ -378,3 +398,16 @@ def test_warmup_names_what_it_compiled(run: Run) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["reference"] == []
+
+
+def test_warmup_takes_dtypes_and_a_backend() -> None:
+    half = numbattn.warmup([np.float16, "float32"], backend="cpu")
+    assert half == [
+        name for name in numbattn.warmup(backend="cpu") if "float32" in name
+    ]
+    assert numbattn.warmup(["int8"], backend="reference") == []
+    for wrong in (["complex64"], ["longdouble"], ["nonsense"], "float32"):
+        with pytest.raises(numbattn.DTypeError, match=r"^dtypes "):
+            numbattn.warmup(wrong)
+    with pytest.raises(numbattn.OptionError, match="nah"):
+        numbattn.warmup(backend="nah")

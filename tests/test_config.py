@@ -166,6 +166,21 @@ def test_cache_dir(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         config.cache_dir()
 
 
+def test_cache_dir_that_leads_nowhere_is_an_option_error(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_env(environment, CACHE_DIR="~no-such-user/kernels")
+    with pytest.raises(OptionError, match=r"^NUMBATTN_CACHE_DIR is '~no-such-user/"):
+        config.cache_dir()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    environment.chdir(gone)
+    gone.rmdir()
+    set_env(environment, CACHE_DIR="relative")
+    with pytest.raises(OptionError, match=r"^NUMBATTN_CACHE_DIR is 'relative'"):
+        config.cache_dir()
+
+
 def test_simd(environment: pytest.MonkeyPatch) -> None:
     assert config.simd() is None
     set_env(environment, SIMD="AVX2")

@@ -1,8 +1,7 @@
-"""What is the CPU backend's own: its disk cache, its paths, its launches."""
+"""What is the CPU backend's own: its paths, its launches; see reliability/cache."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -35,45 +34,12 @@ def run_with_cache(place: Path, operations: tuple[str, ...]) -> None:
     )
 
 
-def said_with_cache(place: Path) -> str:
-    """Run `scores` in a process of its own; what it warned about."""
-    done = subprocess.run(
-        [sys.executable, "-c", BOTH.format(operations=("scores",))],
-        env=dict(os.environ, NUMBATTN_CACHE_DIR=str(place)),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stderr
-
-
 def test_kernels_cached_by_several_processes_do_not_mix(tmp_path: Path) -> None:
     """Each process numbers its functions anew; equal symbols must not meet."""
     run_with_cache(tmp_path, ("weights",))
     run_with_cache(tmp_path, ("scores",))
     run_with_cache(tmp_path, ("scores", "weights"))
     run_with_cache(tmp_path, ("weights", "scores"))
-
-
-def test_damaged_cache_file_is_recompiled_with_one_warning(tmp_path: Path) -> None:
-    run_with_cache(tmp_path, ("scores",))
-    files = list(tmp_path.rglob("*.kernel"))
-    assert files
-    for path in files:
-        path.write_bytes(path.read_bytes()[:-1])
-    said = said_with_cache(tmp_path)
-    warnings = [line for line in said.splitlines() if "Warning" in line]
-    assert all("damaged" in line for line in warnings)
-    assert 1 <= len(warnings) <= len(files)
-    run_with_cache(tmp_path, ("scores",))  # whole again: a warning would be an error
-
-
-def test_unwritable_cache_place_is_no_obstacle(tmp_path: Path) -> None:
-    place = tmp_path / "file"
-    place.write_text("not a folder")
-    said = said_with_cache(place / "cache")
-    assert said.count("Warning") == 1
-    assert "NUMBATTN_CACHE_DIR" in said
 
 
 @pytest.mark.parametrize("operation", ["scores", "weights", "attention"])
@@ -144,16 +110,6 @@ def test_huge_offsets_with_a_window_see_nothing() -> None:
             query, key, q_offset=offset, window_size=(3, 0), backend="cpu"
         )
         assert not got.any()
-
-
-def test_cache_file_that_is_no_kernel_is_recompiled(tmp_path: Path) -> None:
-    """A right digest over something else: recompiled, not an error."""
-    run_with_cache(tmp_path, ("scores",))
-    junk = b"not a pickle"
-    for path in tmp_path.rglob("*.kernel"):
-        path.write_bytes(hashlib.sha256(junk).digest() + junk)
-    said = said_with_cache(tmp_path)
-    assert "unreadable" in said
 
 
 def test_softcap_below_the_normal_range_gives_no_nan() -> None:

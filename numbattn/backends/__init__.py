@@ -11,6 +11,11 @@ else offers one through the entry-point group ``numbattn.backends``: the entry's
 is the backend's, its object a `Backend` or a callable without arguments that returns
 one. It is imported only when a user names it. ``numbattn.testing.check_backend(name)``
 says whether it keeps the contract.
+
+Beyond `Backend` it may have two methods. ``warmup(dtypes)`` compiles or loads what
+calls in these dtypes ("float32", "float64") need, and returns the kernels' names.
+``details()`` returns a mapping of words that a report of a fault should have; an
+`OptionError` that it raises is shown in their place.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ def collect() -> dict[str, Any]:
     """Return what a report about this installation should say."""
     from numbattn import config
     from numbattn.selector import list_backends
+    from numbattn.settings import details
 
     settings = config.current()._asdict()
     backends = list_backends()
@@ -33,6 +34,7 @@ def collect() -> dict[str, Any]:
         },
         "backends": backends,
         "runs": {name: _describe(name) for name, why in backends.items() if not why},
+        "details": details(),
         "settings": {
             **{
                 name: {"value": value, "origin": config.origin(name)}
@@ -91,19 +93,11 @@ def _from(variable: str) -> str:
 
 
 def _cache(folder: Path | None) -> dict[str, Any]:
-    sizes: list[int] = []
-    if folder is not None:
-        for path in folder.rglob("*"):
-            try:
-                if path.is_file():
-                    sizes.append(path.stat().st_size)
-            except OSError:  # another process may be cleaning up
-                continue
     return {
         "folder": None if folder is None else str(folder),
-        "origin": _from("NUMBATTN_CACHE_DIR"),
-        "files": len(sizes),
-        "bytes": sum(sizes),
+        "origin": "environment (NUMBATTN_CACHE_DIR)"  # where it may be empty
+        if "NUMBATTN_CACHE_DIR" in os.environ
+        else "default",
     }
 
 
@@ -134,11 +128,12 @@ def info(as_json: bool) -> None:
     for name, setting in found["settings"].items():
         value = "not set" if setting["value"] is None else setting["value"]
         click.echo(f"  {name:<12}{value} ({setting['origin']})")
-    where = cache["folder"] or "off"
-    click.echo(
-        f"kernel cache ({cache['origin']})\n  {where}: {cache['files']} files, "
-        f"{cache['bytes'] / 2**20:.1f} MiB"
-    )
+    where = cache["folder"] or "nowhere"
+    click.echo(f"kernels are kept in\n  {where} ({cache['origin']})")
+    for name, lines in found["details"].items():
+        click.echo(name)
+        for what, words in lines.items():
+            click.echo(f"  {what:<17}{words}")
 
 
 @click.command()
@@ -146,20 +141,19 @@ def info(as_json: bool) -> None:
 def warmup(as_json: bool) -> None:
     """Compile the kernels now and keep them in the cache.
 
-    The first call in every later process then takes a fraction of a second.
+    All kernels for float32 and float64, of each backend that can run. The first call in
+    every later process then takes a fraction of a second. `numbattn info` shows where
+    the cache is; NUMBATTN_CACHE_DIR moves it.
     """
-    import importlib
+    import numbattn
+    from numbattn.selector import BUILTIN
 
-    from numbattn.selector import BUILTIN, list_backends
-
-    found: dict[str, list[str]] = {}
     start = perf_counter()
-    for name, why in list_backends().items():
-        if why or name not in BUILTIN:
-            continue
-        module = importlib.import_module(BUILTIN[name])
-        ready = module.warmup() if hasattr(module, "warmup") else []
-        found[name] = [str(kernel) for kernel in ready]
+    found = {
+        name: numbattn.warmup(backend=name)
+        for name, why in numbattn.list_backends().items()
+        if not why and name in BUILTIN
+    }
     seconds = perf_counter() - start
     if as_json:
         click.echo(json.dumps(found))

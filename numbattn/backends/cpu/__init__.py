@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from . import sources as _sources  # noqa: F401 - before any kernel; it says why
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -72,12 +74,17 @@ class CpuBackend:
 
         return engine.describe()
 
+    def details(self) -> Mapping[str, str]:
+        """Vectors, threads and the kernel cache, for reports of faults."""
+        from . import engine
+
+        return engine.details()
+
+    def warmup(self, dtypes: tuple[str, ...]) -> list[str]:
+        """Compile every kernel or load it from the disk cache; return their names."""
+        from . import engine
+
+        return engine.warmup(dtypes)
+
 
 backend = CpuBackend()
-
-
-def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> list[str]:
-    """Compile every kernel or load it from the disk cache; return their names."""
-    from . import engine
-
-    return engine.warmup(dtypes)

@@ -2,103 +2,116 @@
 
 Numba's own disk cache is not used: its index file can hand out the wrong machine
 code when two processes fill it at once, and it misses edits in other files. Here
-a file's name is the hash of everything that the machine code depends on, its
-content is checked by a digest before it is unpickled, and it appears by an atomic
-rename. A damaged file means a recompile, an unusable place means no cache, each
-with one warning.
+the folder's name is the hash of the sources and a file's name that of everything
+else that the machine code depends on; `store` has the files.
 
-The attribute `Dispatcher._cache` and `CompileResultCacheImpl` are private names
-of Numba; where they are not as known here, kernels are compiled in every process.
+Whatever goes wrong on the disk, the kernel is compiled, and one warning a process
+says so. The cache rests on private names of Numba (`_parts`); where they are not as
+known here, kernels are compiled in every process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
+import itertools
 import os
 import pickle
-import stat
 import sys
-import tempfile
+import time
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import llvmlite
+import llvmlite.binding
 import numba
 import numpy as np
 
-from numbattn import config
+from . import sources, store
 
-try:
-    from numba.core.caching import CompileResultCacheImpl, _Cache
-    from numba.core.serialize import dumps
-except ImportError:  # pragma: no cover - a later Numba
-    CompileResultCacheImpl = None
-    _Cache = object
-
-SUFFIX = ".kernel"
-# of Numba, by environment variables NUMBA_...: they change the machine code
-COMPILER_SETTINGS = (
-    "OPT",
-    "LOOP_VECTORIZE",
-    "SLP_VECTORIZE",
-    "BOUNDSCHECK",
-    "DEBUGINFO_DEFAULT",
-)
-DIGEST = 32  # bytes of sha256 in front of the pickle
-_warned: set[str] = set()
+# Of numba.config: everything else may change the machine code, and is in the key.
+HARMLESS = (
+    "CACHE_", "COLOR_SCHEME", "CUDA", "DEBUG_CACHE", "DISABLE_CUDA", "DUMP_",
+    "ENABLE_CUDASIM", "FORCE_CUDA", "FULL_TRACEBACKS", "FUNCTION_CACHE_SIZE",
+    "GDB_BINARY", "HTML", "NUMBA_", "SHOW_HELP", "THREADING_LAYER",
+)  # fmt: skip
+PATIENCE = 60.0  # seconds that a process waits for others' compilers, in all
+METHODS = {
+    "load_overload": ["self", "sig", "target_context"],
+    "save_overload": ["self", "sig", "data"],
+}
+_waited = 0.0
+_warned = False
+_swept = False
 
 
-def warn_once(message: str) -> None:
-    """Warn with this text once in a process."""
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+def _warn(message: object) -> None:
+    """Warn about the cache, once in a process: what follows has the same cause."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(f"numbattn's kernel cache: {message}", RuntimeWarning, 2)
 
 
 @cache
-def sources_digest() -> str:
-    """Hash of every source file that kernels are made of, and of the versions."""
-    digest = hashlib.sha256(sys.implementation.cache_tag.encode())
-    for setting in COMPILER_SETTINGS:
-        digest.update(f"{setting}={getattr(numba.config, setting, None)}\n".encode())
-    for package in (numba, llvmlite, np):
-        digest.update(f"{package.__name__} {package.__version__}\n".encode())
-    here = Path(__file__).parent
-    # options.py: kernels have its UNBOUNDED inside
-    for path in (*sorted(here.glob("*.py")), here.parents[1] / "options.py"):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:32]
+def _parts() -> SimpleNamespace | None:
+    """What the cache needs from inside Numba; None where it is not as known."""
+    try:
+        from numba.core.bytecode import FunctionIdentity
+        from numba.core.caching import CompileResultCacheImpl, _Cache
+        from numba.core.serialize import dumps
+
+        known = all(
+            list(inspect.signature(getattr(_Cache, name)).parameters) == expected
+            for name, expected in METHODS.items()
+        )
+        known &= _Cache.__abstractmethods__ <= set(dir(_KernelCache))
+        known &= not CompileResultCacheImpl.__abstractmethods__
+        known &= isinstance(FunctionIdentity._unique_ids, itertools.count)
+        # only its reduce and rebuild are wanted, not its locators
+        results = CompileResultCacheImpl.__new__(CompileResultCacheImpl)
+        parts = SimpleNamespace(
+            base=_Cache,
+            reduce=results.reduce,
+            rebuild=results.rebuild,
+            dumps=dumps,
+            numbers=FunctionIdentity,
+        )
+    except Exception:  # a later Numba may have moved anything
+        return None
+    return parts if known else None
 
 
-def directory() -> Path | None:
-    """Where kernels of these sources are kept; None: the cache is off."""
-    root = config.cache_dir()
-    return None if root is None else Path(root) / sources_digest()
+@cache
+def _versions() -> tuple[str, ...]:
+    """The compiler and its surroundings; for Python with how it was built."""
+    packages = (numba, llvmlite, np)
+    llvm = llvmlite.binding.llvm_version_info
+    return (sys.version, repr(llvm), *(p.__version__ for p in packages))
 
 
-def _owned(path: Path) -> bool:
-    """Whether nobody else can have written there (unpickling runs code)."""
-    if not hasattr(os, "getuid"):
-        return True
-    status = path.lstat()
-    private = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and private
+def _settings() -> str:
+    """Numba's settings, from NUMBA_... or set by a program, that may change code."""
+    found = vars(numba.config)
+    names = (name for name in found if name.isupper() and name[0] != "_")
+    return repr([(n, found[n]) for n in sorted(names) if not n.startswith(HARMLESS)])
 
 
-class KernelCache(_Cache):  # type: ignore[misc]
+class _KernelCache:
     """Disk cache of one dispatcher; plugs in as ``dispatcher._cache``."""
 
-    def __init__(self, name: str, options: str):
-        self._name, self._options, self._on = name, options, True
-        # only its reduce and rebuild are wanted, not its locators
-        self._impl = CompileResultCacheImpl.__new__(CompileResultCacheImpl)
+    def __init__(self, parts: SimpleNamespace, path: Path):
+        self._parts, self.path, self._on = parts, path, True
 
     @property
     def cache_path(self) -> str:
         """The folder, for Numba's statistics."""
-        return str(directory())
+        return str(self.path.parent)
 
     def enable(self) -> None:
         """Use the disk."""
@@ -111,87 +124,144 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def flush(self) -> None:
         """Numba asks for it when it recompiles; files are never stale here."""
 
-    def _path(self, signature: Any, codegen: Any) -> Path | None:
-        place = directory() if self._on else None
-        if place is None:
-            return None
-        key = repr((self._options, str(signature), codegen.magic_tuple()))
-        digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return place / f"{self._name}-{digest}{SUFFIX}"
-
-    def load_overload(self, signature: Any, target_context: Any) -> Any:
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled kernel, or None where there is none that is sound."""
-        target_context.refresh()
-        path = self._path(signature, target_context.codegen())
-        try:
-            if path is None or not path.parent.is_dir():
-                return None
-            owned = _owned(path.parent)
-        except OSError:  # not to be searched; `save_overload` says so
-            return None
-        if not owned:
-            warn_once(
-                f"numbattn does not use the kernel cache {path.parent}: others can "
-                "write there, and a cached kernel runs as code. Make it yours (mode "
-                "0700) or set NUMBATTN_CACHE_DIR"
-            )
+        if not self._on:
             return None
         try:
-            blob = path.read_bytes()
-        except OSError:
-            return None
-        content = blob[DIGEST:]
-        if hashlib.sha256(content).digest() != blob[:DIGEST]:
-            warn_once(f"numbattn recompiles a damaged file of its cache: {path}")
-            return None
-        try:
-            return self._impl.rebuild(target_context, pickle.loads(content))
-        except Exception:  # whatever a pickle can raise
-            warn_once(f"numbattn recompiles an unreadable file of its cache: {path}")
-            return None
+            content = store.read(self.path)
+            if content is not None:
+                target_context.refresh()
+                return self._parts.rebuild(target_context, pickle.loads(content))
+        except store.RefusedError as error:
+            self._on = False
+            _warn(f"not used, kernels are compiled in each process: {error}")
+        except store.DamagedError:
+            _warn(f"{self.path} is damaged; it is compiled again")
+        except OSError:  # `save_overload` finds out, and says so
+            pass
+        except Exception as error:  # whatever a pickle can raise
+            _warn(f"{self.path} cannot be loaded ({error!r}); it is compiled again")
+        return None
 
-    def save_overload(self, signature: Any, data: Any) -> None:
-        """Publish the compiled kernel under its key."""
-        path = self._path(signature, data.codegen)
-        # what Numba's own cache refuses, too: addresses inside, or lifted loops
-        if path is None or data.lifted or data.library.has_dynamic_globals:
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Publish the compiled kernel."""
+        global _swept
+        if not self._on:
             return
-        content = dumps(self._impl.reduce(data))
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _owned(path.parent):
+            # what Numba's own cache refuses, too: addresses inside, or lifted loops;
+            # and what was compiled from sources that are no longer there
+            inside = data.lifted or data.library.has_dynamic_globals
+            if inside or not sources.unchanged():
                 return
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(content).digest() + content)
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            warn_once(
-                f"numbattn cannot keep compiled kernels in {path.parent} ({error}); "
-                "they are compiled anew in each process. Set NUMBATTN_CACHE_DIR to a "
-                "writable folder, or to an empty value to keep none"
+            store.write(self.path, self._parts.dumps(self._parts.reduce(data)))
+            if not _swept:
+                _swept = True
+                store.sweep(self.path.parent.parent)
+        except store.RefusedError as error:
+            _warn(f"not used, kernels are compiled in each process: {error}")
+        except Exception as error:
+            _warn(
+                f"nothing can be kept in {self.path.parent} ({error}), so that kernels "
+                "are compiled in each process. Set NUMBATTN_CACHE_DIR to a folder that "
+                "can be written, or to an empty value to keep none"
             )
 
 
-def attach(dispatcher: Any, name: str, options: str) -> None:
-    """Give a dispatcher the disk cache, where this Numba is as known."""
-    known = hasattr(dispatcher, "_cache") and all(
-        hasattr(CompileResultCacheImpl, wanted) for wanted in ("reduce", "rebuild")
-    )
-    if known:
-        dispatcher._cache = KernelCache(name, options)
-    else:  # pragma: no cover - a later Numba
-        warn_once("this Numba is unknown to numbattn's kernel cache; it is off")
+def _attach(
+    dispatcher: Any, name: str, options: str, signature: Any
+) -> _KernelCache | None:
+    """Give a dispatcher its file; None where there is no cache."""
+    try:
+        place = store.folder()
+    except store.RefusedError as error:
+        _warn(f"off, kernels are compiled in each process: {error}")
+        return None
+    if place is None:
+        return None
+    parts = _parts()
+    if parts is None or not hasattr(dispatcher, "_cache"):
+        _warn(
+            f"off, kernels are compiled in each process: Numba {numba.__version__} is "
+            "not as numbattn knows it"
+        )
+        return None
+    try:
+        processor = dispatcher.targetctx.codegen().magic_tuple()
+    except Exception:  # where the processor is not known, no kernel is the right one
+        _warn("off, kernels are compiled in each process: no word on the processor")
+        return None
+    key = repr((options, str(signature), processor, _versions(), _settings()))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    kind = type("KernelCache", (_KernelCache, parts.base), {})
+    kernels = kind(parts, place / f"{name}-{digest}{store.SUFFIX}")
+    dispatcher._cache = kernels
+    return kernels  # type: ignore[no-any-return]
 
 
-def size() -> tuple[int, int]:
-    """Number of cached kernels of these sources, and their bytes."""
-    place = directory()
-    if place is None or not place.is_dir():
-        return 0, 0
-    sizes = [path.stat().st_size for path in place.glob(f"*{SUFFIX}")]
-    return len(sizes), sum(sizes)
+@contextlib.contextmanager
+def _own_symbols(parts: SimpleNamespace) -> Iterator[None]:
+    """Compile under symbols that no other compilation has.
+
+    A symbol is made from a function's name, its argument types and a number counted
+    in each process. Two processes give the same one to different functions, and a
+    third that loads both kernels runs the first one's code for both. So numbers start
+    at random here, each time: children of a fork would share a start.
+    """
+    before = parts.numbers._unique_ids
+    start = int.from_bytes(os.urandom(7), "little")
+    parts.numbers._unique_ids = itertools.count(start)
+    try:
+        yield
+    finally:
+        parts.numbers._unique_ids = before
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Wait while another process compiles this kernel, but not for long.
+
+    It saves work and nothing rests on it. A holder that dies is released by the
+    system; one that hangs costs `PATIENCE`, once.
+    """
+    global _waited
+    with contextlib.ExitStack() as held:
+        start = time.monotonic()
+        if not store.exists(path):
+            with contextlib.suppress(Exception):  # no such file system, no such place
+                from filelock import FileLock
+
+                store.prepare(path.parent)
+                patience = max(0.0, PATIENCE - _waited)
+                lock = FileLock(
+                    path.with_suffix(store.LOCK),
+                    timeout=patience,
+                    mode=0o600,
+                    fallback_to_soft=False,
+                )
+                held.enter_context(lock)
+        _waited += time.monotonic() - start
+        yield
+
+
+def compile_kernel(dispatcher: Any, name: str, options: str, signature: Any) -> None:
+    """Compile a dispatcher for one signature, or load it from the disk.
+
+    Parameters
+    ----------
+    dispatcher : Dispatcher
+        What ``numba.njit`` returned.
+    name : str
+        The kernel's name; its file begins so.
+    options : str
+        How it is compiled; another text means another kernel.
+    signature : Signature
+        Types of the result and the arguments.
+    """
+    kernels = _attach(dispatcher, name, options, signature)
+    if kernels is None:
+        dispatcher.compile(signature)
+        return
+    with _turn(kernels.path), _own_symbols(kernels._parts):
+        dispatcher.compile(signature)

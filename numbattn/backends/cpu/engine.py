@@ -7,6 +7,7 @@ from math import prod
 
 import numba
 import numpy as np
+from numba.core.registry import cpu_target
 
 from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
@@ -20,6 +21,7 @@ from . import (
     panels,
     scores,
     softmax,
+    store,
     weights,
 )
 from .layout import LEAD_BYTES, LINE
@@ -78,6 +80,22 @@ def describe() -> str:
     """One line: compiler, vectors, threads."""
     threads = numba.config.NUMBA_NUM_THREADS
     return f"Numba {numba.__version__}, {chosen().name} vectors, {threads} threads"
+
+
+def details() -> Mapping[str, str]:
+    """Words on what a fault may depend on."""
+    pool, config = numba.config.NUMBA_NUM_THREADS, numba.config.THREADING_LAYER
+    try:
+        layer = str(numba.threading_layer())
+    except ValueError:
+        layer = f"{config}, chosen by the first parallel call"
+    return {
+        "vectors": chosen().name,
+        "processor": cpu_target.target_context.codegen().magic_tuple()[1],
+        "threads": f"{numba.get_num_threads()} of the pool's {pool}",
+        "threading layer": layer,
+        "kernel cache": store.summary(),
+    }
 
 
 def warmup(dtypes: tuple[str, ...]) -> list[str]:

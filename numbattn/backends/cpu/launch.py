@@ -122,8 +122,8 @@ class Kernel:
             options |= {"nogil": True, "error_model": "numpy"}
             name = f"{self.name}-{kind}"
             dispatcher = numba.njit(**options)(_renamed(function, name))
-            cache.attach(dispatcher, name, f"{name} {sorted(options.items(), key=str)}")
-            dispatcher.compile(signature)
+            how = f"{name} {sorted(options.items(), key=str)}"
+            cache.compile_kernel(dispatcher, name, how, signature)
             dispatcher.disable_compile()
             return dispatcher
 

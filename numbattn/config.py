@@ -178,7 +178,10 @@ def cache_dir() -> Path | None:
     if text is None:
         import platformdirs
 
-        return Path(platformdirs.user_cache_dir("numbattn", appauthor=False))
+        try:
+            return Path(platformdirs.user_cache_dir("numbattn", appauthor=False))
+        except RuntimeError:  # as it says of a user without a home
+            return Path("~/.cache/numbattn")
     if not text.strip():
         return None
     try:

@@ -273,15 +273,20 @@ def test_odd_cache_dir_is_no_obstacle(
     assert len(said) <= 1
 
 
+def no_home(*_: object, **__: object) -> str:
+    raise RuntimeError("could not determine the home directory")
+
+
+@pytest.mark.parametrize("answer", [no_home, lambda *_, **__: "~/.cache/numbattn"])
 def test_unknown_home_is_no_obstacle(
-    root: Path, fresh: pytest.MonkeyPatch, tmp_path: Path
+    root: Path, fresh: pytest.MonkeyPatch, tmp_path: Path, answer: Callable[..., str]
 ) -> None:
     """A user without HOME and without an entry in the system's list of users."""
     fresh.delenv("NUMBATTN_CACHE_DIR")
-    fresh.setattr(platformdirs, "user_cache_dir", lambda *_, **__: "~/.cache/numbattn")
+    fresh.setattr(platformdirs, "user_cache_dir", answer)
     fresh.chdir(tmp_path)
     config.forget_environment()
-    assert not loaded_with_one_warning("no home directory.*NUMBATTN_CACHE_DIR")
+    assert not loaded_with_one_warning(r"no home directory.*NUMBATTN_CACHE_DIR")
     assert not (tmp_path / "~").exists()
 
 

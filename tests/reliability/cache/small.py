@@ -61,7 +61,7 @@ def run_python(code: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a process of its own, warnings being errors."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *arguments],
-        env=dict(os.environ, NUMBATTN_CACHE_DIR=str(root)),
+        env=dict(os.environ, NUMBATTN_CACHE_DIR=str(root), NUMBA_NUM_THREADS="2"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -42,6 +42,26 @@ def test_kernels_cached_by_several_processes_do_not_mix(tmp_path: Path) -> None:
     run_with_cache(tmp_path, ("weights", "scores"))
 
 
+def test_numba_told_not_to_compile_is_a_backend_that_cannot_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    with pytest.raises(numbattn.BackendUnavailableError, match="NUMBA_DISABLE_JIT"):
+        numbattn.scores(np.ones((2, 3)), np.ones((2, 3)), backend="cpu")
+
+
+def test_numba_told_so_by_the_environment_is_not_imported() -> None:
+    code = "import numbattn; print(numbattn.list_backends()['cpu'])"
+    shown = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=dict(os.environ, NUMBA_DISABLE_JIT="1"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "NUMBA_DISABLE_JIT" in shown.stdout
+
+
 @pytest.mark.parametrize("operation", ["scores", "weights", "attention"])
 def test_pieces_above_the_short_limit_keep_their_bits(operation: str) -> None:
     rng = np.random.default_rng(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -37,11 +38,16 @@ class CpuBackend:
     name = "cpu"
 
     def unavailable_reason(self) -> str | None:
-        """None, or that Numba is missing."""
+        """None, or that Numba is missing or told not to compile."""
         if "numba" in sys.modules:
-            found = sys.modules["numba"] is not None
+            numba = sys.modules["numba"]
+            found = numba is not None
+            off = getattr(getattr(numba, "config", None), "DISABLE_JIT", 0)
         else:
             found = importlib.util.find_spec("numba") is not None
+            off = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
+        if off:
+            return "NUMBA_DISABLE_JIT is set, and its kernels have to be compiled"
         return None if found else "Numba is not installed; run: pip install numba"
 
     def run(

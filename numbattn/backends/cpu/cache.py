@@ -97,9 +97,17 @@ def _versions() -> tuple[str, ...]:
 
 def _settings() -> str:
     """Numba's settings, from NUMBA_... or set by a program, that may change code."""
+    numba.config.reload_config()  # as the compiler does, if the environment changed
     found = vars(numba.config)
-    names = (name for name in found if name.isupper() and name[0] != "_")
-    return repr([(n, found[n]) for n in sorted(names) if not n.startswith(HARMLESS)])
+    names = [name for name in found if name.isupper() and name[0] != "_"]
+    plain = (int, float, str, tuple, list, type(None))  # no object with its address
+    return repr(
+        [
+            (name, found[name] if isinstance(found[name], plain) else "")
+            for name in sorted(names)
+            if not name.startswith(HARMLESS)
+        ]
+    )
 
 
 class _KernelCache:
@@ -189,10 +197,10 @@ def _attach(
         return None
     try:
         processor = dispatcher.targetctx.codegen().magic_tuple()
-    except Exception:  # where the processor is not known, no kernel is the right one
-        _warn("off, kernels are compiled in each process: no word on the processor")
+        key = repr((options, str(signature), processor, _versions(), _settings()))
+    except Exception as error:  # a later Numba; without all of it no key is safe
+        _warn(f"off, kernels are compiled in each process: {error!r}")
         return None
-    key = repr((options, str(signature), processor, _versions(), _settings()))
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     kind = type("KernelCache", (_KernelCache, parts.base), {})
     kernels = kind(parts, place / f"{name}-{digest}{store.SUFFIX}")

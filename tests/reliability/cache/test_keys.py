@@ -136,6 +136,20 @@ def test_unknown_numba_turns_it_off_with_one_warning(
     assert not root.exists()
 
 
+def test_unknown_processor_turns_it_off(root: Path, fresh: pytest.MonkeyPatch) -> None:
+    codegen = type(numba.njit(times_three).targetctx.codegen())
+    fresh.setattr(codegen, "magic_tuple", moved)
+    assert not loaded_with_one_warning("it has moved")
+    assert not root.exists()
+
+
+def test_no_address_gets_into_the_name(root: Path, fresh: pytest.MonkeyPatch) -> None:
+    fresh.setattr(numba.config, "NEW", object(), raising=False)
+    before = place()
+    fresh.setattr(numba.config, "NEW", object(), raising=False)
+    assert place() == before
+
+
 @pytest.mark.parametrize("part", ["reduce", "rebuild", "dumps"])
 def test_numba_that_fails_inside_is_no_obstacle(
     root: Path, fresh: pytest.MonkeyPatch, part: str

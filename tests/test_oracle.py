@@ -11,6 +11,7 @@ import pytest
 
 from numbattn.testing import (
     LAYOUTS,
+    OUT_LAYOUTS,
     C,
     assert_lse,
     assert_output,
@@ -116,22 +117,66 @@ def test_relayout_keeps_values(layout: str, shape: tuple[int, ...]) -> None:
     moved = relayout(array, layout)
     np.testing.assert_array_equal(moved, array)
     assert not np.shares_memory(moved, array)
-    if array.size and layout not in ("contiguous", "byte_swapped", "unaligned"):
+    dense = ("contiguous", "byte_swapped", "unaligned", "subclass", "memmap")
+    if array.size and layout not in dense:
         assert moved.strides != array.strides
     if layout == "unaligned" and array.size:
         assert not moved.flags.aligned
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "gaps", "reversed_all", "fortran"])
-def test_guard_sees_a_write_outside(layout: str) -> None:
-    guard = guarded_empty((3, 4), np.float32, layout)
-    guard.array[...] = 5
-    assert guard.intact()
+@pytest.mark.parametrize("dtype", list(float_dtypes()))
+@pytest.mark.parametrize("layout", OUT_LAYOUTS)
+def test_guard_sees_any_byte_written_outside(layout: str, dtype: str) -> None:
+    guard = guarded_empty((3, 4), float_dtypes()[dtype], layout)
     base = guard.array
     while isinstance(base.base, np.ndarray):
         base = base.base
-    base.reshape(-1, copy=False)[0] = 5
-    assert not guard.intact()
+    memory = base.reshape(-1, copy=False).view(np.uint8)
+    guard.array[...] = 5
+    inside = memory.copy()
+    guard.array[...] = -3e-3
+    inside = inside != memory
+    assert guard.intact()
+    outside = np.flatnonzero(~inside)
+    assert outside.size >= 16  # bytes on both sides, and those of unlucky numbers
+    seen = 0
+    for at in outside:
+        memory[at] ^= 1
+        seen += not guard.intact()
+        memory[at] ^= 1
+        assert guard.intact()
+    assert seen == memory.size - guard.array.nbytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_lies_between_guards(layout: str) -> None:
+    moved = relayout(np.ones((2, 3)), layout)
+    base = moved
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    if layout == "byte_swapped":
+        return
+    if layout == "structured_field":
+        base = base["number"]
+    elif layout == "unaligned":
+        base = base[1 : 1 + (base.size - 1) // 8 * 8].view(np.float64)
+    flat = base.reshape(-1)
+    assert np.count_nonzero(~np.isnan(flat)) == moved.size
+    assert np.isnan(flat[[0, 1, -2, -1]]).all()
+
+
+def test_layouts_are_what_they_say() -> None:
+    array = np.ones((2, 3, 4), np.float32)
+    kinds = {name: relayout(array, name) for name in LAYOUTS}
+    assert len(kinds) == 14
+    assert isinstance(kinds["memmap"], np.memmap)
+    assert type(kinds["subclass"]) is not np.ndarray
+    assert not kinds["read_only"].flags.writeable
+    assert kinds["byte_swapped"].dtype == np.dtype("f4").newbyteorder("S")
+    assert not kinds["unaligned"].flags.aligned
+    assert any(s % 4 for s in kinds["structured_field"].strides)
+    assert kinds["fortran"].strides[0] == 4
+    assert min(kinds["reversed_all"].strides) < 0
 
 
 def right_results(dtype: str) -> dict[str, tuple[Any, np.ndarray, Any]]:
@@ -328,3 +373,5 @@ def test_sequential_sum_of_a_constant_fails() -> None:
 def test_unknown_layout_names_the_layouts() -> None:
     with pytest.raises(ValueError, match="fortran"):
         relayout(np.zeros((2, 2)), "sideways")
+    with pytest.raises(ValueError, match="structured_field"):
+        guarded_empty((2, 2), np.float32, "read_only")

@@ -67,6 +67,8 @@ def scores(problem: AttentionProblem, head: tuple[int, ...]) -> NDArray[Any]:
         s = problem.softcap * np.tanh(s / problem.softcap)
     if problem.bias is not None:
         s = s + at(problem.bias, head, problem.lead)
+    # beyond the range of the accumulation dtype it is infinite, in a wider one, too
+    s = np.where(abs(s) > np.finfo(problem.acc_dtype).max, np.copysign(np.inf, s), s)
     return np.where(visible(problem, head), s, -np.inf)
 
 

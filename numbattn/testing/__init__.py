@@ -14,15 +14,24 @@ from numbattn.testing.bounds import (
     assert_scores,
     assert_weights,
 )
-from numbattn.testing.cases import Case, call, float_dtypes, random_case, run_case
-from numbattn.testing.layouts import LAYOUTS, Guarded, guarded_empty, relayout
+from numbattn.testing.calls import call
+from numbattn.testing.cases import Case, float_dtypes, random_case, run_case
+from numbattn.testing.layouts import (
+    LAYOUTS,
+    OUT_LAYOUTS,
+    Guarded,
+    guarded_empty,
+    relayout,
+)
 from numbattn.testing.oracle import Exact, exact
-from numbattn.testing.registry import CHECKS, Check, require
-from numbattn.testing.report import CheckResult, Report, check_backend
+from numbattn.testing.registry import CHECKS, RULES, Check, require
+from numbattn.testing.report import CheckResult, Report, check_backend, run_check
 
 __all__ = [
     "CHECKS",
     "LAYOUTS",
+    "OUT_LAYOUTS",
+    "RULES",
     "C",
     "Case",
     "Check",
@@ -45,4 +54,5 @@ __all__ = [
     "relayout",
     "require",
     "run_case",
+    "run_check",
 ]

@@ -6,17 +6,25 @@ array shows in the result, and a write outside of it shows in the buffer.
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import numpy as np
 
 from numbattn.errors import OptionError
 
-__all__ = ["LAYOUTS", "Guarded", "guarded_empty", "relayout", "swap_bytes"]
+__all__ = [
+    "LAYOUTS",
+    "OUT_LAYOUTS",
+    "Guarded",
+    "guarded_empty",
+    "relayout",
+    "swap_bytes",
+]
 
 Array = np.ndarray[Any, Any]
 
-LAYOUTS = (
+OUT_LAYOUTS = (
     "contiguous",
     "fortran",
     "swapped_axes",
@@ -26,10 +34,20 @@ LAYOUTS = (
     "rows_of_wider",
     "offset",
     "unaligned",
-    "read_only",
-    "byte_swapped",
+    "structured_field",
+    "subclass",
+    "memmap",
 )
+"""Names that :func:`guarded_empty` takes."""
+
+LAYOUTS = (*OUT_LAYOUTS, "read_only", "byte_swapped")
 """Names that :func:`relayout` takes."""
+
+_GUARD = 8
+
+
+class _Subclass(np.ndarray):
+    """An array that is no plain one."""
 
 
 def _fill(array: Array) -> None:
@@ -37,12 +55,33 @@ def _fill(array: Array) -> None:
     array[...] = np.nan if array.dtype.kind not in "biu" else 1
 
 
+def _flat(size: int, dtype: np.dtype[Any], layout: str) -> Array:
+    """Return `size` elements one behind the other, with a guard on both sides."""
+    whole = size + 2 * _GUARD
+    if layout == "unaligned":
+        # All bits set are NaN in every floating dtype.
+        raw = np.full((whole + 1) * dtype.itemsize, 0xFF, np.uint8)
+        flat = raw[1 : 1 + whole * dtype.itemsize].view(dtype)
+    elif layout == "structured_field":
+        # Records of a byte and a number: strides that are no multiple of the item.
+        flat = np.empty(whole, np.dtype([("tag", "u1"), ("number", dtype)]))["number"]
+        _fill(flat)
+    elif layout == "memmap":
+        with tempfile.TemporaryFile() as file:
+            # The file has no name left; it lasts as long as the mapping.
+            flat = np.memmap(file, dtype, "w+", shape=(whole,))
+        _fill(flat)
+    else:
+        flat = np.empty(whole, dtype)
+        _fill(flat)
+    return flat[_GUARD : _GUARD + size]
+
+
 def _slots(shape: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> Array:
     """Return an array of this shape inside a larger buffer, laid out as named."""
-    if layout == "unaligned":
-        size = int(np.prod(shape)) * dtype.itemsize
-        raw = np.zeros(size + dtype.itemsize, np.uint8)
-        return raw[1 : 1 + size].view(dtype).reshape(shape)
+    if layout in ("contiguous", "unaligned", "structured_field", "subclass", "memmap"):
+        array = _flat(int(np.prod(shape)), dtype, layout).reshape(shape)
+        return array.view(_Subclass) if layout == "subclass" else array
     axes = list(range(len(shape)))
     if layout == "fortran":
         axes.reverse()
@@ -55,15 +94,10 @@ def _slots(shape: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> Array:
         steps = [-1] * len(shape)
     elif layout == "reversed_rows" and len(shape) > 1:
         steps[-2] = -1
-    elif layout == "rows_of_wider":
+    elif layout == "rows_of_wider" and shape:
         steps[-1] = 3
-    pad = 0 if layout == "contiguous" else 2
+    pad = 2
     outer = [shape[a] * abs(steps[a]) + 2 * pad for a in axes]
-    if layout == "contiguous":
-        # A guard before and behind, and no gap inside.
-        flat = np.empty(int(np.prod(shape)) + 16, dtype)
-        _fill(flat)
-        return flat[8 : flat.size - 8].reshape(shape)
     buffer = np.empty(outer, dtype)
     _fill(buffer)
     inner = buffer[tuple(slice(pad, size - pad) for size in outer)]
@@ -120,20 +154,20 @@ class Guarded:
         base = array
         while isinstance(base.base, np.ndarray):
             base = base.base
-        self._base = base
-        # Mark the elements of the view once, by address, to know the others later.
-        before = base.copy()
-        array[...] = 0
-        zeros = base.copy()
+        self._bytes = base.reshape(-1, copy=False).view(np.uint8)
+        before = self._bytes.copy()
+        # Mark the bytes of the view once, to know the others later.
+        bits = array.view(f"u{array.itemsize}")
+        bits[...] = 0
+        zeros = self._bytes.copy()
+        np.invert(bits, out=bits)
+        self._outside = np.asarray(zeros == self._bytes)
+        self._before = before[self._outside]
         array[...] = 1
-        self._outside = (zeros == base) | (np.isnan(zeros) & np.isnan(base))
-        self._before = before
 
     def intact(self) -> bool:
         """Return whether nothing outside of the array was written."""
-        outside = self._outside
-        now = np.isnan(self._base[outside])
-        return bool(np.all(now == np.isnan(self._before[outside])))
+        return bool(np.array_equal(self._bytes[self._outside], self._before))
 
 
 def guarded_empty(
@@ -148,11 +182,15 @@ def guarded_empty(
     dtype : dtype
         A floating dtype.
     layout : str
-        One of `LAYOUTS` with gaps or an order of its own.
+        One of `OUT_LAYOUTS`.
 
     Returns
     -------
     Guarded
         Its ``array`` to pass as `out`; ``intact()`` afterwards.
     """
+    if layout not in OUT_LAYOUTS:
+        raise OptionError(
+            f"layout is {layout!r}; it is one of {', '.join(OUT_LAYOUTS)}"
+        )
     return Guarded(_slots(tuple(shape), np.dtype(dtype), layout))

@@ -9,9 +9,28 @@ from typing import Any
 
 from numbattn.errors import OptionError
 
-__all__ = ["CHECKS", "LEVELS", "Check", "check", "require"]
+__all__ = ["CHECKS", "LEVELS", "RULES", "Check", "check", "require"]
 
 LEVELS = ("small", "full")
+RULES = {
+    0: "the object has the attributes of numbattn.backends.Backend",
+    2: "a key whose score is -inf is not attended; a row without keys is output 0, "
+    "weights 0, lse -inf",
+    3: "masked means not read",
+    4: "NaN goes to the rows and columns that attend it, and nowhere else",
+    5: "in scores, a masked entry is -inf",
+    6: "lse is the natural logarithm after every option, in the accumulation dtype",
+    7: "dtypes: integers are float64, halves accumulate in float32 and round once",
+    8: "any axis may be empty; d_k == 0 is the mean of V",
+    9: "inputs are not written nor read past their end; out is written exactly, "
+    "whatever its strides and whatever it overlaps",
+    10: "any memory layout gives the bits of the contiguous copy",
+    11: "same bits whatever the batch, the heads, the threads, the blocks and cuts "
+    "along the queries above the short limit",
+    12: "sizes and offsets are 64-bit",
+    13: "every element is within the error bound (numbattn.testing.bounds)",
+}
+"""What each rule says, shortly; 1 is ONNX's own cases, which need onnx."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,7 @@ class Check:
     name : str
         The function's name and its parameters.
     rule : int
-        The number of the rule in the documentation of the semantics.
+        The number of the rule, a key of `RULES`.
     level : {"small", "full"}
         The smallest level that runs it.
     run : callable
@@ -63,6 +82,10 @@ def check(rule: int, level: str = "small", **parameters: Any) -> Callable[..., A
     """
     if level not in LEVELS:
         raise OptionError(f"level is {level!r}; it is one of {', '.join(LEVELS)}")
+    if rule not in RULES:
+        raise OptionError(
+            f"rule is {rule!r}; it is one of {', '.join(map(str, RULES))}"
+        )
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         summary = (function.__doc__ or "").strip().splitlines()[0]

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 import traceback
 import warnings
 from dataclasses import dataclass, field
 
 from numbattn.errors import BackendUnavailableError, OptionError
-from numbattn.testing import rules_large, rules_memory, rules_values
-from numbattn.testing.registry import CHECKS, LEVELS
+from numbattn.testing import (  # they register their checks
+    rules_backend,
+    rules_bits,
+    rules_extremes,
+    rules_half,
+    rules_heads,
+    rules_large,
+    rules_layouts,
+    rules_memory,
+    rules_options,
+    rules_poison,
+    rules_sizes,
+    rules_values,
+)
+from numbattn.testing.calls import describe_call, recording
+from numbattn.testing.registry import CHECKS, LEVELS, RULES, Check
 
-__all__ = ["CheckResult", "Report", "check_backend"]
+__all__ = ["CheckResult", "Report", "check_backend", "run_check"]
 
-# The modules register their checks when they are imported.
-RULES = (rules_values, rules_memory, rules_large)
+MODULES = (
+    rules_backend,
+    rules_values,
+    rules_poison,
+    rules_options,
+    rules_heads,
+    rules_sizes,
+    rules_half,
+    rules_extremes,
+    rules_memory,
+    rules_layouts,
+    rules_bits,
+    rules_large,
+)
+"""Where the checks are."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,10 @@ class CheckResult:
     worst : dict
         The largest constant of the error bound used, by quantity.
     seconds : float
+    summary : str
+        What the check holds.
+    calls : tuple of str
+        The last calls that it made, in words; empty where `ok`.
     """
 
     name: str
@@ -40,6 +72,33 @@ class CheckResult:
     message: str = ""
     worst: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    summary: str = ""
+    calls: tuple[str, ...] = ()
+
+    def explain(self, backend: str) -> str:
+        """Return which rule it breaks, how, with which inputs, and how to see it.
+
+        Parameters
+        ----------
+        backend : str
+            The backend that was checked.
+
+        Returns
+        -------
+        str
+            Some lines.
+        """
+        lines = [
+            f"rule {self.rule}, {self.name}: {self.summary}",
+            f"  rule {self.rule} says: {RULES[self.rule]}",
+            f"  {self.message}",
+        ]
+        lines += [f"  called: {call}" for call in self.calls]
+        lines.append(
+            "  again, with a traceback: "
+            f"numbattn.testing.run_check({self.name!r}, {backend!r})"
+        )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -99,11 +158,10 @@ class Report:
             f"{self.backend}: {'ok' if self.ok else 'FAILED'}, {self.passed} of "
             f"{len(self.checks)} checks passed in {self.seconds:.1f} s"
         ]
-        lines += [
-            f"  rule {check.rule}, {check.name}: {check.message}"
-            for check in self.checks
-            if not check.ok
-        ]
+        for check in self.checks:
+            if not check.ok:
+                text = check.explain(self.backend)
+                lines += [f"  {line}" for line in text.splitlines()]
         if self.worst:
             used = ", ".join(f"{k} {v:.2g}" for k, v in sorted(self.worst.items()))
             lines.append(f"  error bound, worst C (16 is allowed): {used}")
@@ -138,20 +196,63 @@ def check_backend(name: str, level: str = "small") -> Report:
         return Report(name, level, available=False, reason=reason)
     chosen = [c for c in CHECKS if LEVELS.index(c.level) <= LEVELS.index(level)]
     chosen.sort(key=lambda c: c.rule)
-    results = []
-    for check in chosen:
-        start = time.perf_counter()
-        ok, message, worst = True, "", {}
+    results = tuple(_result(check, name) for check in chosen)
+    return Report(name, level, available=True, checks=results)
+
+
+def run_check(check: str, backend: str) -> dict[str, float]:
+    """Run one check and let its error out, with the traceback and the inputs.
+
+    Parameters
+    ----------
+    check : str
+        Its name, as a report gives it.
+    backend : str
+        The name of the backend.
+
+    Returns
+    -------
+    dict
+        The worst constant of the error bound, by quantity.
+
+    Raises
+    ------
+    OptionError
+        For an unknown check.
+    AssertionError
+        Where the backend breaks the rule.
+
+    Examples
+    --------
+    >>> from numbattn.testing import run_check
+    >>> run_check("no_keys_at_all", "reference")
+    {}
+    """
+    found = [each for each in CHECKS if each.name == check]
+    if not found:
+        near = difflib.get_close_matches(check, [each.name for each in CHECKS], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise OptionError(f"there is no check {check!r}{hint}")
+    # A warning in a backend is a defect, not the start of another one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return found[0].run(backend) or {}
+
+
+def _result(check: Check, backend: str) -> CheckResult:
+    start = time.perf_counter()
+    ok, message, worst = True, "", {}
+    calls: tuple[str, ...] = ()
+    with recording() as kept:
         try:
-            with warnings.catch_warnings():
-                # A warning in a backend is a defect, not the start of another one.
-                warnings.simplefilter("error")
-                worst = check.run(name) or {}
+            worst = run_check(check.name, backend)
         except Exception as error:
             ok, message = False, _message(error)
-        seconds = time.perf_counter() - start
-        results.append(CheckResult(check.name, check.rule, ok, message, worst, seconds))
-    return Report(name, level, available=True, checks=tuple(results))
+            calls = tuple(describe_call(*each) for each in kept)
+    seconds = time.perf_counter() - start
+    return CheckResult(
+        check.name, check.rule, ok, message, worst, seconds, check.summary, calls
+    )
 
 
 def _why_not(name: str) -> str:

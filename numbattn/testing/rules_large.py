@@ -14,7 +14,8 @@ from numbattn.testing.bounds import (
     assert_scores,
     assert_weights,
 )
-from numbattn.testing.cases import Case, call, run_case
+from numbattn.testing.calls import call
+from numbattn.testing.cases import Case, run_case
 from numbattn.testing.oracle import exact, visible_keys
 from numbattn.testing.registry import check, require
 

@@ -1,47 +1,27 @@
-"""Checks of where the numbers lie: dtypes, layouts, out, guards, sizes, same bits."""
+"""Checks of dtypes, empty axes, inputs left alone, overlaps of out, wide offsets."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from numbattn.testing.bounds import assert_result, assert_same_bits
-from numbattn.testing.cases import call, float_dtypes
-from numbattn.testing.layouts import LAYOUTS, guarded_empty, relayout
+from numbattn.testing.calls import call
+from numbattn.testing.cases import float_dtypes
 from numbattn.testing.oracle import exact
+from numbattn.testing.problems import (
+    OPERATIONS,
+    Array,
+    batch,
+    count_of,
+    inputs,
+    options_for,
+    results,
+)
 from numbattn.testing.registry import check, require
-from numbattn.testing.rules_values import OPERATIONS, inputs, results
-
-Array = np.ndarray[Any, Any]
-SHORT = 32
-"""The largest short limit that the rules allow: longer pieces keep their bits."""
-
-
-def options_for(n: int, m: int, lead: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Return every option at once, with arrays where arrays are possible."""
-    rng = np.random.default_rng(9)
-    bias = rng.standard_normal((*lead, n, m)).astype(np.float32)
-    bias[..., 1::7] = -np.inf
-    count = int(np.prod(lead))
-    return {
-        "scale": 0.3,
-        "softcap": 4.0,
-        "bias": bias,
-        "mask": rng.random((n, m)) < 0.8,
-        "is_causal": True,
-        "window_size": (40, None),
-        "q_offset": np.arange(5, 5 + count).reshape(lead) if lead else 5,
-        "kv_lengths": np.arange(m - count + 1, m + 1).reshape(lead) if lead else m - 2,
-    }
-
-
-def batch(dtype: str = "float32", n: int = 21, m: int = 40, d: int = 17) -> list[Array]:
-    """Return a batch of 2 with 4 query heads and 2 key heads."""
-    rng = np.random.default_rng(2)
-    shapes = ((2, 4, n, d), (2, 2, m, d), (2, 2, m, d + 2))
-    return [rng.standard_normal(s).astype(float_dtypes()[dtype]) for s in shapes]
 
 
 @check(7, dtype=("bool", "int8", "uint16", "int64"))
@@ -80,73 +60,79 @@ def array_likes(backend: str) -> None:
     assert_same_bits(got, want)
 
 
-@check(8, operation=OPERATIONS)
-def empty_axes(backend: str, operation: str) -> None:
-    """Every combination of axes of length 0, 1 and 2 works."""
+def empty_problems(operation: str) -> Iterator[tuple[tuple[int, ...], list[Array]]]:
+    """Yield every combination of axes of length 0, 1 and 2, with its arrays."""
     rng = np.random.default_rng(0)
     for sizes in itertools.product((0, 1, 2), repeat=5):
         lead, (n, m, d) = sizes[:2], sizes[2:]
-        arrays = [rng.standard_normal((*lead, k, d)) for k in (n, m)]
-        if operation == "attention":
-            arrays.append(rng.standard_normal((*lead, m, 3)))
+        shapes = ((*lead, n, d), (*lead, m, d), (*lead, m, 3))[: count_of(operation)]
+        yield sizes, [rng.standard_normal(shape) for shape in shapes]
+
+
+@check(8, operation=OPERATIONS)
+def empty_axes(backend: str, operation: str) -> None:
+    """Every combination of axes of length 0, 1 and 2 works."""
+    for sizes, arrays in empty_problems(operation):
         try:
             got = call(operation, backend, *arrays)
             assert_result(got, exact(operation, *arrays))
         except Exception as error:
             error.add_note(f"for (batch, heads, n, m, d) = {sizes}")
             raise
-    if operation == "attention":
-        got = call(operation, backend, *inputs()[:2], np.empty((70, 0), np.float32))
-        require(got.shape == (37, 0), "shape with d_v == 0")
 
 
-@check(9, operation=OPERATIONS)
-def inputs_are_not_written(backend: str, operation: str) -> None:
-    """No input changes, and read-only inputs do."""
-    arrays = batch()
-    options = options_for(21, 40, (2, 4))
+@check(8, operation=OPERATIONS)
+def empty_axes_with_options(backend: str, operation: str) -> None:
+    """The same with options, an out, and limits of threads and memory."""
+    for sizes, arrays in empty_problems(operation):
+        batch_size, heads, n, m, _ = sizes
+        options: dict[str, Any] = {
+            "bias": np.zeros((n, 1), np.float32),
+            "mask": np.ones((1, m), bool),
+            "is_causal": True,
+            "q_offset": "lower_right",
+            "kv_lengths": np.full((batch_size, 1), m),
+        }
+        last = 3 if operation == "attention" else m
+        out = np.full((batch_size, heads, n, last), np.nan)
+        try:
+            call(
+                operation, backend, *arrays, out=out, num_threads=1,
+                max_memory="1 GB", **options,
+            )  # fmt: skip
+            assert_result(out, exact(operation, *arrays, **options))
+        except Exception as error:
+            error.add_note(f"for (batch, heads, n, m, d) = {sizes}")
+            raise
+
+
+@check(8, dtype=("float32", "float64", "float16"))
+def empty_values(backend: str, dtype: str) -> None:
+    """With d_v == 0 the output is empty, and the lse is not."""
+    for n, m in itertools.product((0, 1, 37), (0, 1, 70)):
+        arrays = inputs(dtype, n=n, m=m)
+        arrays[2] = arrays[2][:, :0]
+        out, lse = call("attention", backend, *arrays, return_lse=True)
+        require(out.shape == (n, 0), f"shape {out.shape} with d_v == 0")
+        assert_result((out, lse), exact("attention", *arrays))
+
+
+@check(
+    9, operation=OPERATIONS, dtype=("float32", "float64", "float16"), n=(3, 21),
+)  # fmt: skip
+def inputs_are_not_written(backend: str, operation: str, dtype: str, n: int) -> None:
+    """No byte of an input changes, and read-only inputs do."""
+    arrays = batch(dtype, n=n)[: count_of(operation)]
+    arrays[1][0, 0, 5] = np.nan
+    options = options_for(n, 40, (2, 4))
     kept = [*arrays, *(a for a in options.values() if isinstance(a, np.ndarray))]
     before = [a.tobytes() for a in kept]
-    for a in kept:
-        a.flags.writeable = False
-    call(operation, backend, *arrays[: 3 if operation == "attention" else 2], **options)
-    require([a.tobytes() for a in kept] == before, "an input changed")
-
-
-@check(9, operation=OPERATIONS, dtype=("float32", "float64", "float16"))
-def out_of_any_layout(backend: str, operation: str, dtype: str) -> None:
-    """Any strides of out give the same bits, and nothing is written around it."""
-    arrays = batch(dtype)[: 3 if operation == "attention" else 2]
-    options = options_for(21, 40, (2, 4))
-    want = call(operation, backend, *arrays, **options)
-    for layout in LAYOUTS[:-2]:
-        guard = guarded_empty(want.shape, want.dtype, layout)
-        got = call(operation, backend, *arrays, out=guard.array, **options)
-        require(got is guard.array, f"{layout}: out is not returned")
-        assert_same_bits(np.array(got), want, f"{layout} out")
-        require(guard.intact(), f"{layout}: something outside of out was written")
-    swapped = np.empty(want.shape, want.dtype.newbyteorder("S"))
-    if swapped.dtype != want.dtype:
-        require(
-            _untouched_or(
-                lambda: call(operation, backend, *arrays, out=swapped, **options),
-                swapped,
-                want,
-            ),
-            "a byte-swapped out is neither refused nor right",
-        )
-
-
-def _untouched_or(run: Any, out: Array, want: Array) -> bool:
-    """Return whether `run` wrote `want` into out, or refused and left it alone."""
-    import numbattn
-
-    before = out.tobytes()
-    try:
-        run()
-    except numbattn.NumbattnError:
-        return out.tobytes() == before
-    return bool(np.array_equal(out, want))
+    for writeable in (True, False):
+        for a in kept:
+            a.flags.writeable = writeable
+        call(operation, backend, *arrays)
+        call(operation, backend, *arrays, **options)
+        require([a.tobytes() for a in kept] == before, "an input changed")
 
 
 @check(9, operation=OPERATIONS)
@@ -154,7 +140,7 @@ def out_that_does_not_fit(backend: str, operation: str) -> None:
     """A wrong shape, a wrong dtype or a read-only out is refused and left alone."""
     import numbattn
 
-    arrays = inputs()[: 3 if operation == "attention" else 2]
+    arrays = inputs()[: count_of(operation)]
     want = call(operation, backend, *arrays)
     n, last = want.shape
     read_only = np.full(want.shape, 7, want.dtype)
@@ -183,7 +169,7 @@ def out_that_overlaps(backend: str) -> None:
     for operation in OPERATIONS:
         # Square, so that out may be any of the inputs itself.
         clean = [rng.standard_normal((n, n)).astype(np.float32) for _ in range(4)]
-        count = 3 if operation == "attention" else 2
+        count = count_of(operation)
         options = {"bias": clean[3]}
         want = call(operation, backend, *clean[:count], **options)
         for which in (*range(count), 3):
@@ -201,90 +187,41 @@ def out_that_overlaps(backend: str) -> None:
             assert_same_bits(np.array(out), want, f"{operation} shifted by {shift}")
 
 
-@check(10, operation=OPERATIONS, dtype=("float32", "float64", "float16"))
-def layouts_keep_bits(backend: str, operation: str, dtype: str) -> None:
-    """Any memory layout of any input gives the bits of the contiguous copy."""
-    arrays = batch(dtype)[: 3 if operation == "attention" else 2]
-    options = options_for(21, 40, (2, 4))
-    want = call(operation, backend, *arrays, **options)
-    bare = call(operation, backend, *arrays)
-    for which, layout in itertools.product(range(len(arrays)), LAYOUTS):
-        moved = list(arrays)
-        moved[which] = relayout(arrays[which], layout)
-        what = f"{operation} with input {which} {layout}"
-        assert_same_bits(call(operation, backend, *moved), bare, what)
-    for layout in LAYOUTS:
-        moved = [relayout(a, layout) for a in arrays]
-        odd = {
-            k: relayout(v, layout) if isinstance(v, np.ndarray) else v
-            for k, v in options.items()
-        }
-        assert_same_bits(call(operation, backend, *moved, **odd), want, layout)
+def random_overlap(rng: np.random.Generator, backend: str) -> None:
+    """Draw inputs and an out from one block of memory, and compare with copies."""
+    operation = str(rng.choice(OPERATIONS))
+    n, m, d = (int(rng.integers(1, 20)) for _ in range(3))
+    d_v = int(rng.integers(1, 9))
+    memory = rng.standard_normal(1500).astype(np.float32)
+
+    def view(rows: int, columns: int) -> Array:
+        start = int(rng.integers(0, memory.size - rows * columns + 1))
+        flat = memory[start : start + rows * columns]
+        if rng.random() < 0.3:
+            return flat.reshape(columns, rows).T
+        return flat[:: -1 if rng.random() < 0.3 else 1].reshape(rows, columns)
+
+    arrays = [view(n, d), view(m, d), view(m, d_v)][: count_of(operation)]
+    options: dict[str, Any] = {"bias": view(n, m)}
+    out = view(n, d_v if operation == "attention" else m)
+    if rng.random() < 0.4:
+        # Bytes of the same memory: set to 0 or 1, they are a mask and small numbers.
+        start = int(rng.integers(memory.nbytes - n * m + 1))
+        mask = memory.view(np.uint8)[start : start + n * m]
+        mask &= 1
+        options["mask"] = mask.view(bool).reshape(n, m)
+    apart = {name: array.copy() for name, array in options.items()}
+    want = call(operation, backend, *[a.copy() for a in arrays], **apart)
+    call(operation, backend, *arrays, out=out, **options)
+    what = f"{operation} of ({n}, {m}, {d}, {d_v})"
+    assert_same_bits(np.array(out), want, what)
 
 
-@check(10, operation=OPERATIONS)
-def zero_strides(backend: str, operation: str) -> None:
-    """A broadcast view, along any axis, gives the bits of its copy."""
-    rng = np.random.default_rng(6)
-    n, m, d = 19, 23, 9
-    for axis in range(3):
-        views = []
-        for shape in ((3, n, d), (3, m, d), (3, m, 5))[
-            : 3 if operation == "attention" else 2
-        ]:
-            one = list(shape)
-            one[axis] = 1
-            views.append(np.broadcast_to(rng.standard_normal(one), shape))
-        mask = np.broadcast_to(rng.random((1, m)) < 0.7, (n, m))
-        want = call(operation, backend, *[a.copy() for a in views], mask=mask.copy())
-        got = call(operation, backend, *views, mask=mask)
-        assert_same_bits(got, want, f"{operation} with stride 0 on axis {axis}")
-
-
-@check(11, operation=OPERATIONS, dtype=("float32", "float64"))
-def query_blocks_keep_bits(backend: str, operation: str, dtype: str) -> None:
-    """Pieces along the queries, each above the short limit, have the same bits."""
-    n = 4 * SHORT + 9
-    count = 3 if operation == "attention" else 2
-    arrays = inputs(dtype, n=n)[:count]
-    options: dict[str, Any] = {"is_causal": True, "window_size": (50, None)}
-    want = call(operation, backend, *arrays, **options)
-    for cuts in ((0, SHORT + 1, n), (0, 50, 2 * SHORT + 20, n)):
-        pieces = [
-            call(operation, backend, arrays[0][a:b], *arrays[1:], q_offset=a, **options)
-            for a, b in itertools.pairwise(cuts)
-        ]
-        assert_same_bits(np.concatenate(pieces), want, f"{operation} cut at {cuts}")
-
-
-@check(11, operation=OPERATIONS, n=(1, 20, 40))
-def batches_keep_bits(backend: str, operation: str, n: int) -> None:
-    """A row has the same bits alone, in a batch, and whatever the other heads are."""
-    arrays = batch(n=n)[: 3 if operation == "attention" else 2]
-    want = call(operation, backend, *arrays)
-    for b, h in np.ndindex(2, 4):
-        alone = [arrays[0][b, h], *(a[b, h // 2] for a in arrays[1:])]
-        got = call(operation, backend, *alone)
-        assert_same_bits(got, want[b, h], f"{operation} of batch {b}, head {h}")
-
-
-@check(11, operation=OPERATIONS, dtype=("float32", "float64"))
-def threads_keep_bits(backend: str, operation: str, dtype: str) -> None:
-    """The number of threads, and a second run, change no bit."""
-    arrays = inputs(dtype, n=130, m=150, d=33)[: 3 if operation == "attention" else 2]
-    want = call(operation, backend, *arrays, num_threads=1)
-    for threads in (1, 2):
-        got = call(operation, backend, *arrays, num_threads=threads)
-        assert_same_bits(got, want, f"{operation} on {threads} threads")
-
-
-@check(11, operation=OPERATIONS)
-def memory_limit_keeps_bits(backend: str, operation: str) -> None:
-    """A memory limit that the call meets changes no bit."""
-    arrays = inputs("float16", n=130, m=150)[: 3 if operation == "attention" else 2]
-    want = call(operation, backend, *arrays)
-    got = call(operation, backend, *arrays, max_memory="64 MiB")
-    assert_same_bits(got, want, operation)
+@check(9, seed=(0, 1, 2))
+def random_overlaps(backend: str, seed: int) -> None:
+    """Inputs, masks and out drawn from one block of memory: as if they were apart."""
+    for k in range(20):
+        random_overlap(np.random.default_rng([seed, k]), backend)
 
 
 @check(12)

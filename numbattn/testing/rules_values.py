@@ -15,66 +15,23 @@ from numbattn.testing.bounds import (
     assert_same_bits,
     assert_weights,
 )
-from numbattn.testing.cases import call, float_dtypes, random_case, run_case
+from numbattn.testing.calls import call
+from numbattn.testing.cases import float_dtypes, random_case, run_case
 from numbattn.testing.oracle import accumulation_dtype, exact
+from numbattn.testing.problems import (
+    BAD,
+    MASKERS,
+    OPERATIONS,
+    Array,
+    D,
+    M,
+    N,
+    hidden_by,
+    inputs,
+    masker,
+    results,
+)
 from numbattn.testing.registry import check, require
-
-Array = np.ndarray[Any, Any]
-OPERATIONS = ("scores", "weights", "attention")
-N, M, D = 37, 70, 24
-BAD = (np.nan, np.inf, -np.inf)
-MASKERS = ("mask", "bias", "kv_lengths", "is_causal", "window_size")
-
-
-def inputs(
-    dtype: Any = "float32", seed: int = 0, n: int = N, m: int = M, d: int = D
-) -> list[Array]:
-    """Return a query, a key and a value of normal numbers."""
-    rng = np.random.default_rng(seed)
-    dtype = float_dtypes()[dtype] if isinstance(dtype, str) else dtype
-    shapes = ((n, d), (m, d), (m, d + 3))
-    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
-
-
-def results(
-    backend: str, arrays: list[Array], operations: Any = OPERATIONS, **options: Any
-) -> dict[str, Array]:
-    """Return scores, weights, output and lse of one problem."""
-    found: dict[str, Array] = {}
-    for operation in operations:
-        if operation == "attention":
-            found["output"], found["lse"] = call(
-                "attention", backend, *arrays, return_lse=True, **options
-            )
-        else:
-            found[operation] = call(operation, backend, *arrays[:2], **options)
-    return found
-
-
-def masker(name: str, hidden: Array) -> dict[str, Any]:
-    """Return options that hide the keys of `hidden` (n, m) with one option."""
-    m = hidden.shape[1]
-    if name == "mask":
-        return {"mask": ~hidden}
-    if name == "bias":
-        return {"bias": np.where(hidden, np.float32(-np.inf), np.float32(0))}
-    if name == "kv_lengths":
-        return {"kv_lengths": int(m - hidden.all(axis=0).sum())}
-    if name == "is_causal":
-        return {"is_causal": True, "q_offset": 3}
-    return {"window_size": (9, 2), "q_offset": 5}
-
-
-def hidden_by(name: str, n: int, m: int) -> Array:
-    """Return the keys (n, m) that the option of `masker` hides from each query."""
-    i, j = np.arange(n)[:, None], np.arange(m)[None, :]
-    if name == "kv_lengths":
-        return np.broadcast_to(j >= m - 6, (n, m))
-    if name == "is_causal":
-        return j > i + 3
-    if name == "window_size":
-        return (j < i + 5 - 9) | (j > i + 5 + 2)
-    return np.random.default_rng(5).random((n, m)) < 0.4
 
 
 @check(2, by=("mask", "bias", "kv_lengths", "is_causal", "window_size"))

@@ -42,6 +42,9 @@ def run(
 
 
 def _cut(problem: AttentionProblem) -> matrix.Tiling | fused.Blocks:
+    if not problem.n or not problem.m:  # a limit or `explain` asks about them, too
+        n, m = max(1, problem.n), max(1, problem.m)
+        problem = problem._replace(n=n, m=m, n_total=max(n, problem.n_total))
     if problem.operation == "attention":
         return fused.blocks(problem)
     return matrix.tiling(problem)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BackendUnavailableError, DTypeError, ShapeError
+from .errors import BackendUnavailableError, DTypeError, ShapeError, shown
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 CONTIGUOUS_ALIGNED = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _ALLOWED = "allowed are float16, bfloat16, float32, float64, integers and bools"
+_ADDED = "allowed are float16, bfloat16, float32 and float64"  # in a bias
 _KINDS = {
     "c": "complex numbers",
     "O": "Python objects",
@@ -33,7 +34,8 @@ class DeviceArrayError(BackendUnavailableError):
 
 def describe(array: NDArray[Any]) -> str:
     """Return "a float32 array of shape (3, 4)"."""
-    return f"a {array.dtype} array of shape {array.shape}"
+    article = "an" if array.dtype.kind == "i" else "a"
+    return f"{article} {array.dtype} array of shape {array.shape}"
 
 
 def as_array(value: object, name: str) -> NDArray[Any]:
@@ -61,25 +63,46 @@ def as_array(value: object, name: str) -> NDArray[Any]:
         return value.view(np.ndarray)
     if value is None:
         raise DTypeError(f"{name} is None; it has to be an array")
+    if isinstance(value, (str, bytes)):
+        raise DTypeError(
+            f"{name} is {shown(value)}; it has to be an array (numpy.load reads one "
+            "from a file)"
+        )
     if on_device(value):
         raise DeviceArrayError(name)
-    if hasattr(value, "nnz") or hasattr(value, "todense"):
+    if has(value, "nnz") or has(value, "todense"):
         raise DTypeError(f"{name} is sparse ({kind}); pass {name}.toarray()")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # someone else's __array__ may raise anything
         if "inhomogeneous" in str(error):
-            raise ShapeError(f"{name} is ragged: its rows differ in length") from None
+            raise ShapeError(
+                f"{name} is ragged: its rows differ in length; pad them to one length "
+                "(mask= or kv_lengths= hides padded keys)"
+            ) from None
+        why = " ".join(f"{type(error).__name__}: {error}".split())
         raise DTypeError(
-            f"{name} ({kind}) cannot be read as an array: {error}"
+            f"{name} ({kind}) cannot be read as an array ({why[:200]})"
         ) from error
+    if array.dtype.kind == "O" and not array.ndim:
+        raise DTypeError(
+            f"{name} is of type {kind}, which is no array of numbers; pass an array, "
+            "or nested lists of numbers"
+        )
     return array.view(np.ndarray)
 
 
 def on_device(value: object) -> bool:
     """Whether it is an array on a CUDA device; a CPU tensor of PyTorch is not."""
+    return has(value, "__cuda_array_interface__")
+
+
+def has(value: object, attribute: str) -> bool:
+    """Whether it has an attribute that can be read."""
     try:
-        return hasattr(value, "__cuda_array_interface__")
+        return hasattr(value, attribute)
     except Exception:  # a property of someone else's may raise anything
         return False
 
@@ -123,19 +146,20 @@ def float_name(dtype: np.dtype[Any], name: str) -> str:
     """
     if dtype.kind in "biu":
         return "float64"
+    allowed = _ADDED if name == "bias" else _ALLOWED
     if dtype.name in _FLOATS and dtype.names is None:
         return dtype.name
     if dtype.names is not None:
         found = f"a structured array with the fields {', '.join(dtype.names)}"
-        raise DTypeError(f"{name} is {found}; pass one field. {_ALLOWED.capitalize()}")
+        raise DTypeError(f"{name} is {found}; pass one field. {allowed.capitalize()}")
     if dtype.char == "g":
         raise DTypeError(
             f"{name} has dtype {dtype} (long double); pass "
-            f"{name}.astype(numpy.float64). {_ALLOWED.capitalize()}"
+            f"{name}.astype(numpy.float64). {allowed.capitalize()}"
         )
     what = _KINDS.get(dtype.kind)
     raise DTypeError(
-        f"{name} has dtype {dtype}{f' ({what})' if what else ''}; {_ALLOWED}"
+        f"{name} has dtype {dtype}{f' ({what})' if what else ''}; {allowed}"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Execution
-from .errors import OptionError
+from .errors import OptionError, shown
 from .options import positive
 
 if TYPE_CHECKING:
@@ -163,10 +163,12 @@ def given_shape(problem: AttentionProblem, block_shape: object) -> tuple[int, in
     """
     if not isinstance(block_shape, (tuple, list)) or len(block_shape) != 2:
         raise OptionError(
-            f"block_shape is {block_shape!r}; it has to be a pair (queries, keys) of "
-            "ints, or None"
+            f"block_shape is {shown(block_shape)}; it has to be a pair (queries, keys) "
+            "of ints, or None"
         )
-    rows, keys = (positive(x, "block_shape", "queries, keys") for x in block_shape)
+    rows, keys = (
+        positive(x, "a side of block_shape", "queries, keys") for x in block_shape
+    )
     return min(rows, max(1, problem.n)), min(keys, max(1, problem.m))
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from .errors import OptionError
+from .errors import OptionError, shown
 from .memory import parse_bytes
 from .options import positive
 
@@ -104,7 +104,8 @@ def environment() -> Mapping[str, object]:
     for name in Settings._fields:
         text = os.environ.get(variable(name), "").strip()
         if text:
-            number = int(text) if name == "num_threads" and text.isdecimal() else text
+            count = name == "num_threads" and text.isdecimal() and len(text) < 20
+            number = int(text) if count else text
             found[name] = parse(name, number, variable(name))
     return found
 
@@ -123,7 +124,9 @@ def parse(name: str, value: object, called: str | None = None) -> object:
     called = called or name
     if name == "backend":
         if not isinstance(value, str) or not value:
-            raise OptionError(f"{called} is {value!r}; it has to be a backend's name")
+            raise OptionError(
+                f"{called} is {shown(value)}; it has to be a backend's name"
+            )
         return value
     if name == "num_threads":
         return positive(value, called, "threads")
@@ -132,7 +135,8 @@ def parse(name: str, value: object, called: str | None = None) -> object:
     near = difflib.get_close_matches(name, Settings._fields, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise OptionError(
-        f"there is no setting {name!r}{hint} There are {', '.join(Settings._fields)}"
+        f"there is no setting {shown(name)}{hint} There are "
+        f"{', '.join(Settings._fields)}"
     )
 
 
@@ -199,8 +203,8 @@ def cache_dir() -> Path | None:
     # os.path, not Path: a place that may not be searched is no error here
     if os.path.exists(path) and not os.path.isdir(path):
         raise OptionError(
-            f"NUMBATTN_CACHE_DIR is {text!r}, which is not a directory; name one, or "
-            "leave it empty for no cache"
+            f"NUMBATTN_CACHE_DIR is {shown(text)}, which is not a directory; name one, "
+            "or leave it empty for no cache"
         )
     return path
 
@@ -215,6 +219,6 @@ def simd() -> str | None:
         near = difflib.get_close_matches(text, SIMD_LEVELS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise OptionError(
-            f"NUMBATTN_SIMD is {text!r}{hint} Allowed are {', '.join(SIMD_LEVELS)}"
+            f"NUMBATTN_SIMD is {shown(text)}{hint} Allowed are {', '.join(SIMD_LEVELS)}"
         )
     return text

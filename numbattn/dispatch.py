@@ -10,7 +10,7 @@ import numpy as np
 from . import admission, blocks, config, memory, outputs, selector
 from .arrays import DeviceArrayError, outline
 from .backends import Execution
-from .errors import OptionError
+from .errors import OptionError, shown
 from .options import positive
 from .problem import (
     NO_OFFSET,
@@ -70,7 +70,9 @@ def foresee(
         operation = "scores" if value is None else "attention"
     if operation not in allowed:
         names = ", ".join(map(repr, allowed))
-        raise OptionError(f"operation is {operation!r}; it has to be one of {names}")
+        raise OptionError(
+            f"operation is {shown(operation)}; it has to be one of {names}"
+        )
     known = {"query": query, "key": key}
     if operation == "attention":
         known["value"] = value

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
 
 class NumbattnError(Exception):
     """Anything that numbattn itself complains about."""
@@ -30,3 +35,14 @@ class MemoryLimitError(NumbattnError, MemoryError):
     """Bytes that the call would allocate."""
     free = 0
     """Bytes that the machine, or the cgroup, had free."""
+
+
+def shown(value: object) -> str:
+    """Return what a message quotes: one short line, whatever the value is."""
+    try:
+        text = _short.repr(value)
+    except Exception:  # an int of 5,000 digits; someone else's __repr__
+        text = f"an object of type {type(value).__name__}"
+        if isinstance(value, int):
+            text = f"an int of {value.bit_length()} bits"
+    return " ".join(text.split())

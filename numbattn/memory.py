@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import MemoryLimitError, OptionError
+from .errors import MemoryLimitError, OptionError, shown
 
 UNGUARDED_BYTES = 64 * 1024**2
 """Below this, the free memory of the machine is not looked up."""
@@ -44,20 +44,24 @@ def parse_bytes(value: object, name: str = "max_memory") -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match is None:
-            raise OptionError(f"{name} is {value!r}, not a size; {_ALLOWED}")
+            raise OptionError(f"{name} is {shown(value)}, not a size; {_ALLOWED}")
         unit = (match[2] or "B").lower()
         base = 1024 if "i" in unit else 1000
         size = float(match[1]) * base ** _POWER[unit.rstrip("b").rstrip("i")]
         # an exact integer stays exact, also above 2**53
-        size = int(match[1]) if match[1].isdigit() and unit == "b" else size
+        if match[1].isdigit() and unit == "b" and size < float("inf"):
+            size = int(match[1])
     elif isinstance(value, numbers.Real) and not isinstance(value, bool):
-        size = value if isinstance(value, numbers.Integral) else float(value)
-        if not size < float("inf"):
-            raise OptionError(f"{name} is {value!r}; {_ALLOWED}")
+        try:
+            size = value if isinstance(value, numbers.Integral) else float(value)
+        except OverflowError:  # a fraction beyond all floats
+            size = float("inf")
     else:
-        raise OptionError(f"{name} is {value!r}; {_ALLOWED}")
-    if size < 1:
-        raise OptionError(f"{name} is {value!r}; it has to be 1 byte or more")
+        raise OptionError(f"{name} is {shown(value)}; {_ALLOWED}")
+    if not 1 <= size < float("inf"):
+        raise OptionError(
+            f"{name} is {shown(value)}; it has to be a finite number, 1 byte or more"
+        )
     return int(size)
 
 

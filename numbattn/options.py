@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import as_array, describe, float_name, once
-from .errors import DTypeError, OptionError, ShapeError
+from .errors import DTypeError, OptionError, ShapeError, shown
 
 UNBOUNDED = 2**62
 """A side of the window without end."""
@@ -23,13 +23,16 @@ def number(value: object, name: str, dtype: np.dtype[Any]) -> float:
     if not isinstance(value, (numbers.Real, np.floating)) or isinstance(
         value, (bool, np.bool_)
     ):
-        what = describe(value) if isinstance(value, np.ndarray) else repr(value)
+        what = describe(value) if isinstance(value, np.ndarray) else shown(value)
         raise OptionError(f"{name} is {what}; it has to be one real number")
     with np.errstate(over="ignore"):
-        result = float(dtype.type(value))
+        try:
+            result = float(dtype.type(value))
+        except OverflowError:  # an int, or a fraction, beyond all floats
+            result = np.inf
     if not -np.inf < result < np.inf:
         raise OptionError(
-            f"{name} is {value!r}; it has to be finite as a {dtype} number"
+            f"{name} is {shown(value)}; it has to be finite as a {dtype} number"
         )
     return result
 
@@ -47,8 +50,8 @@ def softcap_number(value: object, dtype: np.dtype[Any]) -> float:
     cap = number(value, "softcap", dtype)
     if cap <= 0:
         raise OptionError(
-            f"softcap is {value!r}; it has to be above 0 (as a {dtype} number), or "
-            "None for none"
+            f"softcap is {shown(value)}; it has to be above 0 (as a {dtype} number), "
+            "or None for none"
         )
     return cap
 
@@ -60,17 +63,21 @@ def flag(value: object, name: str) -> bool:
     hint = ""
     if isinstance(value, str):
         hint = '; alignment is an option of its own: q_offset="lower_right"'
-    raise OptionError(f"{name} is {value!r}; it has to be True or False{hint}")
+    raise OptionError(f"{name} is {shown(value)}; it has to be True or False{hint}")
 
 
 def window(value: object) -> tuple[int, int]:
     """Return (left, right) with `UNBOUNDED` where there is no end."""
     if value is None:
         return UNBOUNDED, UNBOUNDED
-    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+    if (
+        not isinstance(value, (tuple, list, np.ndarray))
+        or (isinstance(value, np.ndarray) and not value.ndim)
+        or len(value) != 2
+    ):
         raise OptionError(
-            f"window_size is {value!r}; it has to be a pair (left, right) of ints, "
-            "each None or -1 for no end"
+            f"window_size is {shown(value)}; it has to be a pair (left, right) of "
+            "ints, each None or -1 for no end"
         )
     return _side(value[0], "left", value), _side(value[1], "right", value)
 
@@ -81,7 +88,7 @@ def _side(side: object, word: str, value: object) -> int:
     size = _integer(side)
     if size is None or size < -1:
         raise OptionError(
-            f"window_size is {value!r}; its {word} side has to be an int of 0 or "
+            f"window_size is {shown(value)}; its {word} side has to be an int of 0 or "
             "more, or None or -1 for no end"
         )
     return UNBOUNDED if size == -1 else min(size, UNBOUNDED)
@@ -104,7 +111,7 @@ def positive(value: object, name: str, meaning: str) -> int:
     result = _integer(value)
     if result is None or result < 1:
         raise OptionError(
-            f"{name} is {value!r}; it has to be an int of 1 or more ({meaning})"
+            f"{name} is {shown(value)}; it has to be an int of 1 or more ({meaning})"
         )
     return result
 
@@ -122,9 +129,10 @@ def key_lengths(
         else (int(result.min(initial=m)), int(result.max(initial=0)))
     )
     if low < 0 or high > m:
+        wrong = shown(low if low < 0 else high)
         raise OptionError(
-            f"kv_lengths has the value {low if low < 0 else high}; it has to be in "
-            f"0..m, and key has m = {m} rows"
+            f"kv_lengths has the value {wrong}; it has to be in 0..m, and key has "
+            f"m = {m} rows"
         )
     return result
 
@@ -146,8 +154,8 @@ def query_offset(
             at_end: int | NDArray[np.int64] = lengths - n
             return at_end
         raise OptionError(
-            f'q_offset is {value!r}; it has to be an int, "lower_right", or an array '
-            "of ints"
+            f'q_offset is {shown(value)}; it has to be an int, "lower_right", or an '
+            "array of ints"
         )
     result = _by_lead(value, "q_offset", lead)
     return max(-_FAR, min(result, _FAR)) if isinstance(result, int) else result
@@ -160,11 +168,16 @@ def _by_lead(
     single = _integer(value)
     if single is not None:
         return single
-    if isinstance(value, (bool, np.bool_, float)):
-        raise OptionError(f"{name} is {value!r}; it has to be an int or an int array")
+    if value is None or isinstance(value, (bool, np.bool_, float, str, bytes)):
+        raise OptionError(
+            f"{name} is {shown(value)}; it has to be an int or an int array"
+        )
     array = as_array(value, name)
     if array.dtype.kind not in "iu":
-        raise DTypeError(f"{name} is {describe(array)}; it has to be of an int dtype")
+        raise DTypeError(
+            f"{name} is {describe(array)}; it has to be of an int dtype: pass "
+            f"{name}.astype(int)"
+        )
     if array.ndim != len(lead) or any(
         own not in (1, size) for own, size in zip(array.shape, lead, strict=True)
     ):

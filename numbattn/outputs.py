@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import fits, on_device, ready
-from .errors import DTypeError, OptionError, ShapeError
+from .arrays import fits, has, on_device, ready
+from .errors import DTypeError, OptionError, ShapeError, shown
 from .problem import AttentionProblem, copying
 
 
@@ -37,26 +37,30 @@ def check_out(problem: AttentionProblem, out: Any) -> None:
     if isinstance(out, (np.ma.MaskedArray, np.matrix)):
         raise DTypeError(f"out is a {type(out).__name__}; pass a plain array")
     kind = type(out).__name__
-    missing = [
-        name for name in ("shape", "dtype", "__setitem__") if not hasattr(out, name)
-    ]
+    if on_device(out):
+        raise DTypeError(f"out ({kind}) is on a CUDA device; pass an array on the host")
+    missing = [name for name in ("shape", "dtype", "__setitem__") if not has(out, name)]
     if missing:
         raise DTypeError(
             f"out ({kind}) has no {', no '.join(missing)}; it has to be an array, or "
             "an object with shape, dtype and slice assignment"
         )
-    if on_device(out):
-        raise DTypeError(f"out ({kind}) is on a CUDA device; pass an array on the host")
-    if tuple(out.shape) != problem.out_shape:
+    try:
+        shape = tuple(out.shape)
+    except TypeError:
+        raise DTypeError(
+            f"out ({kind}) has shape {shown(out.shape)}, which is not a tuple of ints"
+        ) from None
+    if shape != problem.out_shape:
         raise ShapeError(
-            f"out has shape {tuple(out.shape)}; {problem.operation} writes "
+            f"out has shape {shape}; {problem.operation} writes "
             f"{problem.out_shape} here"
         )
     try:
         dtype = np.dtype(out.dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         raise DTypeError(
-            f"out ({kind}) has dtype {out.dtype!r}, which is not a NumPy dtype"
+            f"out ({kind}) has dtype {shown(out.dtype)}, which is not a NumPy dtype"
         ) from None
     if dtype.newbyteorder("=") != problem.dtype:
         raise DTypeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from .errors import OptionError
+from .errors import OptionError, shown
 
 Report = Callable[[int, int], None]
 
@@ -38,7 +38,7 @@ def check_progress(progress: object) -> None:
     """Raise `OptionError` for what is no bool, callable or None."""
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise OptionError(
-            f"progress is {progress!r}; it has to be True for a bar, a callable "
+            f"progress is {shown(progress)}; it has to be True for a bar, a callable "
             "f(done, total), or None"
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import config
-from .errors import BackendUnavailableError, OptionError
+from .errors import BackendUnavailableError, OptionError, shown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -108,7 +108,7 @@ def load(name: str, asker: str = "backend") -> Backend:
         Its code cannot be imported, or is no backend.
     """
     if not isinstance(name, str):
-        raise OptionError(f"{asker} is {name!r}; it has to be a backend's name")
+        raise OptionError(f"{asker} is {shown(name)}; it has to be a backend's name")
     if name not in _loaded:
         found = (
             _import_builtin(name) if name in BUILTIN else _import_foreign(name, asker)
@@ -161,10 +161,10 @@ def _import_foreign(name: str, asker: str) -> Any:
 
 def _unknown(name: str, asker: str) -> NoReturn:
     names = [AUTO, *BUILTIN, *(entry.name for entry in _entry_points())]
-    near = difflib.get_close_matches(name.lower(), names, n=1)
+    near = difflib.get_close_matches(name[:50].lower(), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise OptionError(
-        f"{asker} is {name!r}, and there is no such backend{hint} There are "
+        f"{asker} is {shown(name)}, and there is no such backend{hint} There are "
         f"{', '.join(dict.fromkeys(names))}"
     )
 

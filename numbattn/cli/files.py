@@ -134,7 +134,7 @@ def _run(
             out=out,
             backend=backend,
             num_threads=num_threads,
-            max_memory=_size(max_memory),
+            max_memory=max_memory,
             progress=progress or None,
             **options,
         ),
@@ -155,8 +155,3 @@ def _run(
             f"{output}: {operation} {shape} {dtype}, backend {chosen}, "
             f"{report['seconds']:.3g} s"
         )
-
-
-def _size(text: str | None) -> int | str | None:
-    """Turn a plain number into bytes; the library reads "2 GB"."""
-    return int(text) if text is not None and text.isdecimal() else text

@@ -62,17 +62,21 @@ def load(path: Path, argument: str) -> np.ndarray:
         )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except EOFError as error:
+        raise FileError(f"{argument}: {path} is cut short") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(f"{argument}: cannot read {path}: {reason}") from error
+    except Exception as error:  # a header may be any text, and numpy evaluates it
         if "object" in str(error).lower():
             raise DTypeError(
                 f"{argument}: {path} holds Python objects, which are not read (a "
                 "pickle can run any code); save a floating array"
             ) from error
+        why = " ".join(str(error).split())[:200]
         raise FileError(
-            f"{argument}: {path} is damaged or cut short ({error})"
+            f"{argument}: {path} is damaged or cut short ({why})"
         ) from error
-    except EOFError as error:
-        raise FileError(f"{argument}: {path} is cut short") from error
     result: np.ndarray = np.asarray(array)
     return result
 

@@ -192,13 +192,13 @@ def cache_dir() -> Path | None:
         path = Path(text).expanduser().absolute()
     except RuntimeError:  # ~somebody who is not known here
         raise OptionError(
-            f"NUMBATTN_CACHE_DIR is {text!r}, and there is no such home directory; "
-            "name another, or leave it empty for no cache"
+            f"NUMBATTN_CACHE_DIR is {shown(text)}, and there is no such home "
+            "directory; name another, or leave it empty for no cache"
         ) from None
     except OSError as error:  # the current folder is gone
         raise OptionError(
-            f"NUMBATTN_CACHE_DIR is {text!r}, which leads nowhere ({error.strerror}); "
-            "write a path from the root, or leave it empty for no cache"
+            f"NUMBATTN_CACHE_DIR is {shown(text)}, which leads nowhere "
+            f"({error.strerror}); write a path from the root, or leave it empty for no cache"
         ) from None
     # os.path, not Path: a place that may not be searched is no error here
     if os.path.exists(path) and not os.path.isdir(path):

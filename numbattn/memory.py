@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from .errors import MemoryLimitError, OptionError, shown
 
 UNGUARDED_BYTES = 64 * 1024**2
@@ -51,7 +53,9 @@ def parse_bytes(value: object, name: str = "max_memory") -> int:
         # an exact integer stays exact, also above 2**53
         if match[1].isdigit() and unit == "b" and size < float("inf"):
             size = int(match[1])
-    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif isinstance(value, numbers.Real) and not isinstance(
+        value, (bool, np.timedelta64)
+    ):
         try:
             size = value if isinstance(value, numbers.Integral) else float(value)
         except OverflowError:  # a fraction beyond all floats

@@ -18,11 +18,16 @@ UNBOUNDED = 2**62
 _FAR = 2**61  # offsets are cut here: sums with UNBOUNDED stay within int64
 
 
+def is_number(value: object) -> bool:
+    """Whether it is one real number; a bool and a span of time are none."""
+    return isinstance(value, (numbers.Real, np.floating)) and not isinstance(
+        value, (bool, np.bool_, np.timedelta64)
+    )
+
+
 def number(value: object, name: str, dtype: np.dtype[Any]) -> float:
     """Return a finite number as a value of the accumulation dtype."""
-    if not isinstance(value, (numbers.Real, np.floating)) or isinstance(
-        value, (bool, np.bool_)
-    ):
+    if not is_number(value):
         what = describe(value) if isinstance(value, np.ndarray) else shown(value)
         raise OptionError(f"{name} is {what}; it has to be one real number")
     with np.errstate(over="ignore"):
@@ -102,7 +107,7 @@ def _integer(value: object) -> int | None:
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except Exception:  # someone else's __index__ may raise anything
         return None
 
 

@@ -56,7 +56,8 @@ def choose(name: str | None, problem: AttentionProblem | None = None) -> Backend
         It cannot run; the message has the reason.
     """
     wanted = config.current().backend if name is None else name
-    actual = _HOST_BACKEND if wanted == AUTO else wanted
+    # an array, which `load` is going to refuse, does not compare with a word
+    actual = _HOST_BACKEND if isinstance(wanted, str) and wanted == AUTO else wanted
     try:
         backend = _loaded[actual]
     except (KeyError, TypeError):
@@ -181,7 +182,7 @@ def _owner(entry: EntryPoint) -> str:
 
 def check_runs(name: str) -> str:
     """Return the name of a backend that can run, or raise."""
-    if name != AUTO:
+    if not isinstance(name, str) or name != AUTO:
         backend = load(name)
         reason = backend.unavailable_reason()
         if reason is not None:

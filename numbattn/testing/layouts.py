@@ -100,10 +100,12 @@ def _slots(shape: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> Array:
     outer = [shape[a] * abs(steps[a]) + 2 * pad for a in axes]
     buffer = np.empty(outer, dtype)
     _fill(buffer)
-    inner = buffer[tuple(slice(pad, size - pad) for size in outer)]
+    middle: Any = (..., *(slice(pad, size - pad) for size in outer))
+    inner = buffer[middle]
     inner = inner.transpose(np.argsort(axes)) if axes else inner
-    cut = tuple(slice(None, None, step) for step in steps)
-    return inner[cut] if cut else inner
+    cut: Any = (..., *(slice(None, None, step) for step in steps))
+    moved: Array = inner[cut]
+    return moved
 
 
 def relayout(array: Any, layout: str) -> Array:

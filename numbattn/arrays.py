@@ -150,7 +150,9 @@ def float_name(dtype: np.dtype[Any], name: str) -> str:
     if dtype.name in _FLOATS and dtype.names is None:
         return dtype.name
     if dtype.names is not None:
-        found = f"a structured array with the fields {', '.join(dtype.names)}"
+        # names may be long, and of several lines
+        fields = " ".join(", ".join(dtype.names).split())[:200]
+        found = f"a structured array with the fields {fields}"
         raise DTypeError(f"{name} is {found}; pass one field. {allowed.capitalize()}")
     if dtype.char == "g":
         raise DTypeError(

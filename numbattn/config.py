@@ -198,7 +198,8 @@ def cache_dir() -> Path | None:
     except OSError as error:  # the current folder is gone
         raise OptionError(
             f"NUMBATTN_CACHE_DIR is {shown(text)}, which leads nowhere "
-            f"({error.strerror}); write a path from the root, or leave it empty for no cache"
+            f"({error.strerror}); write a path from the root, or leave it empty for "
+            "no cache"
         ) from None
     # os.path, not Path: a place that may not be searched is no error here
     if os.path.exists(path) and not os.path.isdir(path):

@@ -11,7 +11,7 @@ from . import admission, blocks, config, memory, outputs, selector
 from .arrays import DeviceArrayError, outline
 from .backends import Execution
 from .errors import OptionError, shown
-from .options import positive
+from .options import flag, positive
 from .problem import (
     NO_OFFSET,
     AttentionProblem,
@@ -138,6 +138,8 @@ def run(
         "q_offset": q_offset,
         "kv_lengths": kv_lengths,
     }
+    if return_lse is not False and return_lse is not True:
+        return_lse = flag(return_lse, "return_lse")
     problem, chosen, execution = start(
         operation, arrays, options, backend, num_threads, max_memory
     )

@@ -66,7 +66,7 @@ def flag(value: object, name: str) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     hint = ""
-    if isinstance(value, str):
+    if isinstance(value, str) and name == "is_causal":
         hint = '; alignment is an option of its own: q_offset="lower_right"'
     raise OptionError(f"{name} is {shown(value)}; it has to be True or False{hint}")
 

@@ -20,7 +20,7 @@ CHUNKS = 40
 CASES = {"reference": 400}
 """Fewer where a backend is slow; the others get `DEFAULT`."""
 DEFAULT = 2000
-HEAVY = 20_000
+HEAVY = 10_000
 
 Record = Callable[[str, float], None]
 

@@ -28,6 +28,7 @@ Array = np.ndarray[Any, Any]
 OPERATIONS = ("scores", "weights", "attention")
 LENGTHS = (0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48, 63, 65, 100, 113, 129)
 LONG_LENGTHS = (200, 257, 513, 799)
+VERY_LONG = (1025, 2500, 4099, 8192, 20_000)
 WIDTHS = (0, 1, 2, 3, 7, 8, 16, 17, 31, 32, 33, 48, 64, 64, 65, 80, 96, 128, 129)
 WORK = 8_000_000
 
@@ -204,6 +205,8 @@ def _shapes(
         m = int(rng.choice(LONG_LENGTHS))
     if rng.random() < 0.04:
         n = int(rng.choice(LONG_LENGTHS))
+    if rng.random() < 0.01:
+        n, m = min(n, 20), int(rng.choice(VERY_LONG))
     d_k, d_v = (int(rng.choice(widths)) for _ in range(2))
     count = int(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1]))
     batch = [int(b) for b in rng.choice([1, 1, 2, 3], size=max(count - 1, 0))]
@@ -340,6 +343,9 @@ def _broadcastable(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[in
 def _bias(rng: np.random.Generator, lead: tuple[int, ...], n: int, m: int) -> Array:
     dtypes = list(float_dtypes().values())
     bias = rng.standard_normal(_broadcastable(rng, (*lead, n, m))) * 3
+    if rng.random() < 0.15:
+        # Large, in both directions: up to the largest of float16.
+        bias *= 10.0 ** rng.uniform(0, 3, bias.shape)
     if rng.random() < 0.5:
         bias[rng.random(bias.shape) < 0.3] = -np.inf
     return bias.astype(dtypes[int(rng.integers(len(dtypes)))])

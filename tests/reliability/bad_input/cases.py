@@ -211,6 +211,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "memory bool": {"max_memory": True},
     "memory too low": {"max_memory": "3 B"},
     "progress word": {"progress": "yes"},
+    "lse word": {"return_lse": "yes"},
+    "lse array": {"return_lse": ones(2, dtype=bool)},
     # out
     "out shape": {"out": np.full((2, 4, 5, 4), 7, np.float32)},
     "out axes": {"out": np.full((1, *OUT), 7, np.float32)},

@@ -113,15 +113,15 @@ def outline(value: Any, name: str) -> Any:
     Its elements must not be touched: there is memory for the first one. Arrays, and
     what is no array at all, are returned as they are.
     """
-    if isinstance(value, np.ndarray) or on_device(value) or hasattr(value, "nnz"):
+    if isinstance(value, np.ndarray) or on_device(value) or has(value, "nnz"):
         return value
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+    if not (has(value, "shape") and has(value, "dtype")):
         return value
     try:
-        dtype = np.dtype(value.dtype)
-    except TypeError:
+        shape, dtype = tuple(value.shape), np.dtype(value.dtype)
+    except Exception:  # someone else's class may raise anything
         return value
-    return blank(tuple(value.shape), dtype, name)
+    return blank(shape, dtype, name)
 
 
 def blank(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:

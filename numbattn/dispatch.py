@@ -69,10 +69,9 @@ def foresee(
     if operation is None:
         operation = "scores" if value is None else "attention"
     if operation not in allowed:
-        names = ", ".join(map(repr, allowed))
-        raise OptionError(
-            f"operation is {shown(operation)}; it has to be one of {names}"
-        )
+        *names, last = map(repr, allowed)
+        words = f"{', '.join(names)} or {last}"
+        raise OptionError(f"operation is {shown(operation)}; it has to be {words}")
     known = {"query": query, "key": key}
     if operation == "attention":
         known["value"] = value

@@ -135,6 +135,8 @@ class AttentionProblem(NamedTuple):
             # an axis of 1 serves all places, a shorter heads axis equal groups
             index = [
                 slice(part.start * own // size, -(-part.stop * own // size))
+                if size
+                else slice(None)
                 for part, own, size in whole
             ]
             return array[tuple(index)]

@@ -44,6 +44,8 @@ def general(text: str, backend: str, folder: pathlib.Path) -> str:
     text = re.sub(r"cannot run: .*?\. Choose", "cannot run: WHY. Choose", text)
     if "needs" in text and "max_memory allows" in text:
         text = re.sub(r"\d[\d.]* bytes \([^)]*\)", "SIZE", text)
+        text = re.sub(r"\d+ \([^)]*\) are free", "FREE are free", text)
+        text = re.sub(r"fits: max_memory=\d+", "fits: max_memory=SIZE", text)
     return text
 
 

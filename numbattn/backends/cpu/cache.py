@@ -19,7 +19,6 @@ import itertools
 import os
 import pickle
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -40,12 +39,12 @@ HARMLESS = (
     "ENABLE_CUDASIM", "FORCE_CUDA", "FULL_TRACEBACKS", "FUNCTION_CACHE_SIZE",
     "GDB_BINARY", "HTML", "NUMBA_", "SHOW_HELP", "THREADING_LAYER",
 )  # fmt: skip
-PATIENCE = 60.0  # seconds that a process waits for others' compilers, in all
+PATIENCE = 20.0  # seconds; a kernel compiles in 0.4 to 3
 METHODS = {
     "load_overload": ["self", "sig", "target_context"],
     "save_overload": ["self", "sig", "data"],
 }
-_waited = 0.0
+_patient = True  # until another process's compiler did not end in time
 _warned = False
 _swept = False
 
@@ -233,23 +232,12 @@ def _turn(path: Path) -> Iterator[None]:
     It saves work and nothing rests on it. A holder that dies is released by the
     system; one that hangs costs `PATIENCE`, once.
     """
-    global _waited
+    global _patient
     with contextlib.ExitStack() as held:
-        start = time.monotonic()
-        if not store.exists(path):
-            with contextlib.suppress(Exception):  # no such file system, no such place
-                from filelock import FileLock
-
-                store.prepare(path.parent)
-                patience = max(0.0, PATIENCE - _waited)
-                lock = FileLock(
-                    path.with_suffix(store.LOCK),
-                    timeout=patience,
-                    mode=0o600,
-                    fallback_to_soft=False,
-                )
-                held.enter_context(lock)
-        _waited += time.monotonic() - start
+        if _patient and not store.exists(path):
+            # no such file system, no such place: then without
+            with contextlib.suppress(OSError, store.RefusedError):
+                _patient = held.enter_context(store.lock(path, PATIENCE))
         yield
 
 

@@ -13,12 +13,18 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from numbattn import config
 
 from . import sources
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, processes do not wait for each other
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX, LOCK, PART = "kernels-", ".kernel", ".lock", ".part"
 DIGEST = 32  # bytes of sha256 in front of the content
@@ -162,6 +168,45 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def lock(path: Path, patience: float) -> Iterator[bool]:
+    """Keep other processes out who lock the same name; give whether that succeeded.
+
+    It goes on without the lock after `patience` seconds. Not by the package filelock:
+    that stops a fork until its locks are free, and `launch` until the compiler is.
+
+    Raises
+    ------
+    RefusedError
+        Others can write to the folder.
+    OSError
+        No permission, no such place, or no locks there.
+    """
+    prepare(path.parent)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path.with_suffix(LOCK), flags, 0o600)
+    try:
+        until = time.monotonic() + patience
+        while not (free := _flock(handle)) and time.monotonic() < until:
+            time.sleep(0.02)
+        yield free
+    finally:
+        if fcntl is not None:  # closing alone would leave it to a forked child
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def _flock(handle: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Entry(NamedTuple):

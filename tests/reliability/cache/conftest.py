@@ -16,7 +16,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A process that has not used the cache yet."""
     for name in ("_warned", "_swept"):
         monkeypatch.setattr(cache, name, False)
-    monkeypatch.setattr(cache, "_waited", 0.0)
+    monkeypatch.setattr(cache, "_patient", True)
     cache._parts.cache_clear()
     config.forget_environment()
     yield monkeypatch

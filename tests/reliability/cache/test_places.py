@@ -26,7 +26,7 @@ pytestmark = pytest.mark.heavy
 
 BECOME = """
 # Everything is loaded before: this user may not be able to read Python's own files.
-import os, filelock, platformdirs, psutil, numba, numbattn.backends.cpu.engine
+import os, platformdirs, psutil, numba, numbattn.backends.cpu.engine
 import numpy as np, numbattn
 numba.njit(lambda x: x + 1)(1.0)
 numbattn.scores(np.ones((2, 2)), np.ones((2, 2)), backend="reference")

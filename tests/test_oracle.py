@@ -375,3 +375,13 @@ def test_unknown_layout_names_the_layouts() -> None:
         relayout(np.zeros((2, 2)), "sideways")
     with pytest.raises(ValueError, match="structured_field"):
         guarded_empty((2, 2), np.float32, "read_only")
+
+
+def test_an_infinite_key_needs_no_warning() -> None:
+    """A score of -inf beside +inf: weights of NaN and 0, an infinite magnitude."""
+    query, key = np.ones((2, 1), np.float32), np.zeros((3, 1), np.float32)
+    key[0], key[1], query[1] = np.inf, -np.inf, -1
+    want = exact("weights", query, key)
+    got = np.where(want.attended, want.weights, 0).astype(np.float32)
+    assert_weights(got, want)
+    assert np.isinf(want.row_magnitude).all()

@@ -75,7 +75,8 @@ def assert_weights(got: Any, want: Exact, c: float = C) -> float:
     exactly; in a row whose scores have a NaN or +inf it may be NaN too.
     """
     unit = _roundoff(want.acc_dtype) * (1 + want.row_magnitude[..., None])
-    unit = unit * want.weights
+    with np.errstate(invalid="ignore"):  # inf * 0, where a key is infinite
+        unit = unit * want.weights
     rounding = _tiny(want.acc_dtype) + _half_ulp(want, want.weights)
     expected = want.weights
     if isinstance(got, np.ndarray) and got.shape == expected.shape:

@@ -6,6 +6,9 @@ running maximum, multiplies by the block's values, and adds to the accumulator a
 correcting that for a new maximum: the online softmax of Milakov & Gimelshein (2018)
 as in FlashAttention, algorithm 1 (Dao et al., 2022). Sums over blocks are
 compensated (TwoSum), so that the error does not grow with the number of keys.
+
+A task lasts as long as there are keys. Where a slab ends before, it is parked after a
+block: what it carries (maximum, sum, accumulator) stays in the worker's workspace.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from .few_rows import strips
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
-from .pointers import address, advance, align, fetch_add, peek, poke
+from .pointers import address, advance, align, peek, poke
 from .rows import row_operations
 from .scores import blocks, row_finisher
 from .simd import inner
+from .slabs import draw, late, park, resume
 from .tiles import DOT_KEYS, tiles
 
 
@@ -176,10 +180,13 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         packed = gathered
         if short:
             packed = advance(gathered, 3 * DOT_KEYS + DOT_KEYS * depth)
+        task, walked = resume(counter, number)
         while True:
-            task = fetch_add(counter, 1)
-            if task >= stop:
-                break
+            fresh = task < 0
+            if fresh:
+                task = draw(counter)
+                if task >= stop:
+                    break
             at = task // row_blocks
             top = (row_blocks - 1 - task % row_blocks) * row_step
             rows = min(n, top + row_step) - top
@@ -188,12 +195,17 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             k = address(key, lead[at, KEY])
             v = address(value, lead[at, VALUE])
             lost = advance(accumulator, rows * padded)
-            start(state, accumulator, rows, padded)
-            if short:
-                pack_queries(q, q_row, q_column, rows, depth, scale, packed)
             seen_from = max(0, top + position - left)
             seen_to = min(length, top + rows + position + right)
-            for first in range(seen_from // key_block * key_block, seen_to, key_block):
+            if fresh:
+                start(state, accumulator, rows, padded)
+                if short:
+                    pack_queries(q, q_row, q_column, rows, depth, scale, packed)
+                walked = seen_from // key_block * key_block
+            for first in range(walked, seen_to, key_block):
+                walked = first
+                if late(counter):
+                    break
                 last = min(m, first + key_block)
                 keys = last - first
                 if not short:
@@ -241,6 +253,11 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                         advance(accumulator, r * padded), advance(lost, r * padded),
                         block, padded, peek(factors, r),
                     )  # fmt: skip
+                walked = last
+            if walked < seen_to:
+                park(counter, number, task, walked, seen_to)
+                break
+            task = -1
             for r in range(rows):
                 write(
                     address(out, lead[at, OUT] + (top + r) * o_row), o_column,

@@ -14,9 +14,9 @@ from numbattn.problem import AttentionProblem
 
 from . import (
     attention,
+    cores,
     few_rows,
     fused,
-    launch,
     matrix,
     panels,
     scores,
@@ -53,7 +53,7 @@ def _cut(problem: AttentionProblem) -> matrix.Tiling | fused.Blocks:
 def workspace_bytes(problem: AttentionProblem, execution: Execution) -> int:
     """Scratch of all workers, and the table of offsets."""
     cut = _cut(problem)
-    workers = min(launch.threads(execution), cut.tasks)
+    workers = min(cores.allowed(execution), cut.tasks)
     elements = workers * (cut.workspace + LINE)
     if isinstance(cut, matrix.Tiling):
         elements += matrix.packed_elements(problem, cut)
@@ -73,7 +73,7 @@ def plan(problem: AttentionProblem, execution: Execution) -> Mapping[str, object
     return {
         "path": path,
         "vectors": chosen().name,
-        "threads": min(launch.threads(execution), cut.tasks),
+        "threads": min(cores.allowed(execution), cut.tasks),
         "tasks": cut.tasks,
         "block": f"{cut.row_step} queries, {cut.key_block} keys at a time",
     }

@@ -23,7 +23,6 @@ from .pointers import (
     address,
     advance,
     align,
-    fetch_add,
     fetch_or,
     misalignment,
     peek,
@@ -31,6 +30,7 @@ from .pointers import (
 )
 from .scores import DEPTH_CHUNK, DEPTH_STRETCH, row_finisher
 from .simd import inner
+from .slabs import draw
 from .tiles import DOT_KEYS, tiles
 
 ANY, FORWARDS, BACKWARDS = range(3)
@@ -159,7 +159,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         packed_at, own = -1, -(-tasks // workers)
         for turn in range(tasks):
             if order == ANY:
-                task = fetch_add(counter, 1)
+                task = draw(counter)
                 if task >= stop:
                     break
             else:  # own tasks, then those that others have not claimed

@@ -16,6 +16,7 @@ from .matrix import SHORT_ROWS, kernel_of, shape_of_tile, short_workspace, up
 
 BLOCK_ROWS = 96  # query rows of a task: packing keys for them costs 8 %
 BLOCK_KEYS = 256
+BLOCK_FLOPS = 2**29  # of a block: 5 ms on one core, reached from d = 5,000 on
 
 
 class Blocks(NamedTuple):
@@ -32,8 +33,14 @@ def blocks(problem: AttentionProblem) -> Blocks:
     """Choose the blocks of an attention problem."""
     rows, columns = shape_of_tile(problem.acc_dtype)
     short = problem.n_total <= SHORT_ROWS
-    row_step = problem.n if short else min(up(problem.n, rows), up(BLOCK_ROWS, rows))
-    key_block = min(BLOCK_KEYS, up(max(1, problem.m), columns))
+    # between two blocks of keys nothing stops a worker: few keys, few rows for large d
+    depth = problem.d_k + problem.d_v
+    most = max(columns, BLOCK_FLOPS // (2 * rows * depth + 1) // columns * columns)
+    key_block = min(BLOCK_KEYS, most, up(max(1, problem.m), columns))
+    most = max(rows, BLOCK_FLOPS // (2 * key_block * depth + 1) // rows * rows)
+    row_step = min(up(BLOCK_ROWS, rows), most, up(problem.n, rows))
+    if short:
+        row_step = problem.n
     padded = up(problem.d_v, columns)
     size = 3 * rows * columns + 2 * row_step * key_block + 3 * row_step * padded
     size += 4 * row_step + key_block * padded
@@ -66,7 +73,7 @@ def run(
         matrix(out),
         np.empty(0, dtype) if lse is None else lse.reshape(-1),
         lead_table(problem, out),
-        workspace(workers, cut.workspace, dtype),
+        workspace(workers, cut.workspace, dtype, keep=not launch.has_slabs(flops)),
         problem.scale,
         problem.softcap,
         problem.left,

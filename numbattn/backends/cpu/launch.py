@@ -5,56 +5,86 @@ task numbers from a shared atomic counter until `stop` is reached, so that threa
 share the work whatever the tasks' lengths. The parallel driver is only
 ``for number in prange(workers): call(worker, number, ...)``; the worker itself is
 the serial twin. What a task computes depends on its number alone, so bits depend
-neither on the threads nor on the slabs.
+neither on the threads nor on the slabs (see `slabs`), nor on whose turn it is (see
+`cores`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from _thread import get_ident
+from collections.abc import Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
 import numba
 import numpy as np
-from numba import prange, types
+from numba import get_num_threads, prange, set_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from numbattn import limits
 from numbattn.backends import Execution
-from numbattn.errors import OptionError
 
-from . import cache
+from . import cache, cores, slabs
 
-SLAB_SECONDS = 0.05  # Ctrl-C and progress wait for a slab at most
-FIRST_SLAB_FLOPS = 4e9  # 20 to 80 ms on two cores; later slabs are timed
+SLAB_SECONDS = 0.05  # Ctrl-C, progress and other threads wait for a slab at most
+SLAB_FLOPS = 2e8  # below it 2 ms, or 0.1 s without vectors: one slab, and no clock
 SERIAL_FLOPS = 1e6  # below it waking a thread (5 us) costs more than it gives
+FORK_SECONDS = 10.0  # a fork waits so long for another thread's compilation
 
 _compiling = threading.RLock()
-_launching = threading.Lock()
-_forked_from_openmp = False
+_held_over_fork = False
 
 
-def _after_fork() -> None:
-    """GNU OpenMP kills a forked child that enters a parallel region."""
-    global _forked_from_openmp, _launching, _compiling
-    _launching, _compiling = threading.Lock(), threading.RLock()
-    _forked_from_openmp = _layer() == "omp"
+def _before_fork() -> None:
+    """Wait for the compiler: its locks would stay locked in the child for ever."""
+    global _held_over_fork
+    _held_over_fork = _compiling.acquire(timeout=FORK_SECONDS)
+
+
+def _after_fork_in_parent() -> None:
+    if _held_over_fork:
+        _compiling.release()
+
+
+def _after_fork_in_child() -> None:
+    global _compiling
+    _compiling = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
-def _layer() -> str | None:
-    """Threading layer in use; None before the first parallel launch."""
+@contextlib.contextmanager
+def _hearing_interrupts() -> Iterator[None]:
+    """Raise the KeyboardInterrupt that a callback of the compiler swallows.
+
+    Python reports what is raised in there to `sys.unraisablehook`, and goes on.
+    """
+    before, heard = sys.unraisablehook, []
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            heard.append(True)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
     try:
-        return str(numba.threading_layer())
-    except ValueError:
-        return None
+        yield
+    finally:
+        sys.unraisablehook = before
+    if heard:
+        raise KeyboardInterrupt
 
 
 @intrinsic
@@ -78,11 +108,16 @@ def _call(  # type: ignore[no-untyped-def]
 
 
 def _driver(  # type: ignore[no-untyped-def]
-    workers, address, arguments, counter, stop
+    workers, threads, address, arguments, counter, stop
 ):
-    """Start the workers on the threads of the pool."""
+    """Start the workers on so many threads of the pool; 0: on those of the caller."""
+    before = get_num_threads()
+    if threads > 0:
+        set_num_threads(threads)
     for number in prange(workers):
         _call(address, number, counter, stop, arguments)
+    if threads > 0:
+        set_num_threads(before)
 
 
 def _renamed(function: Any, name: str) -> Any:
@@ -109,44 +144,61 @@ class Kernel:
     parallel runs share its code, and the driver compiles in 0.35 s instead of 6.9.
     """
 
+    serial: Any  # the worker, for one thread
+    parallel: Any  # the driver
+    address: int  # where the worker's machine code lies
+
     def __init__(self, name: str, worker: Any, arguments: Sequence[Any]):
         self.name, self._worker = name, worker
         counter = types.Array(types.int64, 1, "C")
         self._arguments = tuple(arguments)
         self._common = (counter, types.int64)
 
-    def _compile(self, function: Any, kind: str, signature: Any, **options: Any) -> Any:
-        with _compiling:
-            # No fast-math: callees inherit the flags, and `reassoc` folds the
-            # rounding steps of exp2 and the compensation of sums away.
-            options |= {"nogil": True, "error_model": "numpy"}
-            name = f"{self.name}-{kind}"
-            dispatcher = numba.njit(**options)(_renamed(function, name))
-            how = f"{name} {sorted(options.items(), key=str)}"
-            cache.compile_kernel(dispatcher, name, how, signature)
-            dispatcher.disable_compile()
-            return dispatcher
+    def __getattr__(self, name: str) -> Any:
+        """Make what is wanted first: `serial`, `parallel` or `address`.
 
-    @cached_property
-    def serial(self) -> Any:
-        """The worker, for one thread."""
+        Not cached properties: those of Python 3.11 have a lock that a fork could find
+        locked.
+        """
+        make = {
+            "serial": self._compile_worker,
+            "parallel": self._compile_driver,
+            "address": self._find_address,
+        }.get(name)
+        if make is None:
+            raise AttributeError(name)
+        with _compiling:
+            if name not in vars(self):
+                with _hearing_interrupts():
+                    made = make()
+                setattr(self, name, made)
+            return vars(self)[name]
+
+    def _compile(self, function: Any, kind: str, signature: Any, **options: Any) -> Any:
+        # No fast-math: callees inherit the flags, and `reassoc` folds the
+        # rounding steps of exp2 and the compensation of sums away.
+        options |= {"nogil": True, "error_model": "numpy"}
+        name = f"{self.name}-{kind}"
+        dispatcher = numba.njit(**options)(_renamed(function, name))
+        how = f"{name} {sorted(options.items(), key=str)}"
+        cache.compile_kernel(dispatcher, name, how, signature)
+        dispatcher.disable_compile()
+        return dispatcher
+
+    def _compile_worker(self) -> Any:
         signature = types.void(types.int64, *self._common, *self._arguments)
         return self._compile(self._worker, "worker", signature)
 
-    @cached_property
-    def address(self) -> int:
-        """Where the worker's machine code lies."""
+    def _compile_driver(self) -> Any:
+        """Takes numbers of workers and of threads and the worker's address first."""
+        first = (types.int64,) * 3
+        signature = types.void(*first, types.Tuple(self._arguments), *self._common)
+        return self._compile(_driver, "driver", signature, parallel=True)
+
+    def _find_address(self) -> int:
         (compiled,) = self.serial.overloads.values()
         name = compiled.fndesc.llvm_func_name
         return int(compiled.library.get_pointer_to_function(name))
-
-    @cached_property
-    def parallel(self) -> Any:
-        """The driver; takes the number of workers and the worker's address first."""
-        signature = types.void(
-            types.int64, types.int64, types.Tuple(self._arguments), *self._common
-        )
-        return self._compile(_driver, "driver", signature, parallel=True)
 
 
 def array_types(dtype: str) -> tuple[Any, ...]:
@@ -161,33 +213,30 @@ def array_types(dtype: str) -> tuple[Any, ...]:
     )
 
 
-def threads(execution: Execution) -> int:
-    """Threads that a launch may use: as asked for, else Numba's current number.
-
-    Raises
-    ------
-    OptionError
-        More are asked for than Numba's pool has.
-    """
-    wanted = execution.num_threads
-    if wanted is None:
-        return int(numba.get_num_threads())
-    pool = int(numba.config.NUMBA_NUM_THREADS)
-    if wanted > pool:
-        raise OptionError(
-            f"num_threads (in the call, the settings or NUMBATTN_NUM_THREADS) is "
-            f"{wanted}; Numba's pool has {pool} threads. Ask for at most {pool}, or "
-            f"start Python with NUMBA_NUM_THREADS={wanted}"
-        )
-    return wanted
-
-
 def workers(execution: Execution, tasks: int, flops: float) -> int:
     """Workers for this much work; one runs in the calling thread."""
     if flops < SERIAL_FLOPS and execution.num_threads is None:
         return 1
-    count = threads(execution)
+    count = cores.allowed(execution)
     return 1 if flops < SERIAL_FLOPS else min(count, tasks)
+
+
+def has_slabs(flops: float) -> bool:
+    """Whether so much work is run in more than one slab."""
+    return flops > SLAB_FLOPS
+
+
+def part(execution: Execution, first: float, last: float) -> Execution:
+    """Return the execution of a launch that is a part of a call: its progress."""
+    report = execution.progress
+    if report is None:
+        return execution
+
+    def report_part(done: int, total: int) -> None:
+        share = first + (last - first) * (done / total)
+        report(int(total * share), total)
+
+    return execution._replace(progress=report_part)
 
 
 def run(
@@ -212,62 +261,69 @@ def run(
     tasks : int
         Number of tasks.
     flops : float
-        Estimated operations in all, to size the first slab.
+        Estimated operations in all.
     elements : int
         What a progress callback is told as the total.
     execution : Execution
         Threads and progress.
     """
-    # One parallel launch at a time: workqueue aborts the process on a second one,
-    # and two pools would fight for the cores. Others run the serial twin meanwhile.
-    alone = workers == 1 or _forked_from_openmp
-    if alone or not _launching.acquire(blocking=False):
-        call = partial(_in_this_thread, kernel.serial, arguments)
-        _slabs(call, tasks, flops, elements, execution)
-        return
-    try:
-        call = partial(kernel.parallel, workers, kernel.address, arguments)
-        if execution.num_threads is None:
-            _slabs(call, tasks, flops, elements, execution)
-            return
-        before = numba.get_num_threads()
-        numba.set_num_threads(workers)
-        try:
-            _slabs(call, tasks, flops, elements, execution)
-        finally:
-            numba.set_num_threads(before)
-    finally:
-        _launching.release()
-
-
-def _in_this_thread(
-    worker: Any, arguments: tuple[Any, ...], counter: Any, stop: int
-) -> None:
-    worker(0, counter, stop, *arguments)
+    counter = slabs.new(workers)
+    if flops < SERIAL_FLOPS:
+        kernel.serial(0, counter, tasks, *arguments)
+    elif not has_slabs(flops):
+        _slab(kernel, arguments, workers, counter, tasks, execution)
+    else:
+        _slabs(kernel, arguments, workers, counter, tasks, elements, execution)
+    if execution.progress is not None:
+        execution.progress(elements, elements)
 
 
 def _slabs(
-    launch: Callable[[Any, int], None],
+    kernel: Kernel,
+    arguments: tuple[Any, ...],
+    workers: int,
+    counter: np.ndarray,
     tasks: int,
-    flops: float,
     elements: int,
     execution: Execution,
 ) -> None:
-    counter = np.zeros(1, np.int64)
-    if flops <= FIRST_SLAB_FLOPS:
-        launch(counter, tasks)
+    while True:
+        _slab(kernel, arguments, workers, counter, tasks, execution, SLAB_SECONDS)
+        done, left = slabs.progress(counter, tasks)
+        if not left:
+            return
         if execution.progress is not None:
-            execution.progress(elements, elements)
-        return
-    done, step = 0, max(1, int(tasks * FIRST_SLAB_FLOPS / flops))
-    while done < tasks:
-        stop = min(tasks, done + step)
-        counter[0] = done
-        start = time.perf_counter()
-        launch(counter, stop)
-        if stop < tasks:
-            seconds = time.perf_counter() - start
-            step = max(1, int((stop - done) * SLAB_SECONDS / max(seconds, 1e-6)))
-        done = stop
-        if execution.progress is not None:
-            execution.progress(elements * done // tasks, elements)
+            execution.progress(int(elements * (done / tasks)), elements)
+
+
+def _slab(
+    kernel: Kernel,
+    arguments: tuple[Any, ...],
+    workers: int,
+    counter: np.ndarray,
+    stop: int,
+    execution: Execution,
+    seconds: float = 0,
+) -> None:
+    """Let the workers run until the tasks, or so many seconds, are over."""
+    turns, me, limit = cores.turns, get_ident(), limits.current()
+    worker, wanted = kernel.serial, workers if limit is None else min(workers, limit)
+    if wanted > 1 and not turns.forked_from_openmp:
+        _ = kernel.parallel  # before the turn: it may have to be compiled
+    try:
+        count = turns.take(me, wanted)
+        if seconds > 0:  # from now on: the compiler and other threads took their time
+            counter[slabs.END] = slabs.now() + int(seconds * slabs.NANOSECONDS)
+        if count > 1:
+            usual = count == workers and limit is None and execution.num_threads is None
+            threads = 0 if usual else count
+            kernel.parallel(
+                workers, threads, kernel.address, arguments, counter, stop
+            )  # fmt: skip
+        else:
+            for number in range(workers):
+                worker(number, counter, stop, *arguments)
+    finally:
+        turns.running.pop(me, None)
+        if turns.waiting:
+            turns.wake()

@@ -127,9 +127,25 @@ def behind(array: np.ndarray, lanes: int) -> int:
     return place // array.itemsize % lanes
 
 
-def aligned(flat: np.ndarray) -> np.ndarray:
-    """From the first cache line on."""
-    return flat[-behind(flat, LINE) % LINE :]
+def borrow(elements: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """Scratch of a whole call, uninitialised, from a cache line on.
+
+    Nobody else has it until `give_back`: not the calls that a progress callback, or a
+    signal handler, makes meanwhile.
+    """
+    kept: dict[Any, np.ndarray] = _kept.__dict__
+    flat = kept.pop((dtype, "lent"), None)
+    if flat is None or flat.size < elements + LINE:
+        flat = np.empty(elements + LINE, dtype)
+    return flat[-behind(flat, LINE) % LINE :][:elements]
+
+
+def give_back(scratch: np.ndarray) -> None:
+    """Keep for the next call what was borrowed."""
+    flat = scratch.base
+    if flat is not None and 0 < flat.nbytes <= KEPT_BYTES:
+        kept: dict[Any, np.ndarray] = _kept.__dict__
+        kept[flat.dtype, "lent"] = flat
 
 
 def empty_panels(dtype: np.dtype[Any]) -> np.ndarray:
@@ -138,26 +154,26 @@ def empty_panels(dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def workspace(
-    workers: int, elements: int, dtype: np.dtype[Any], use: str = ""
+    workers: int, elements: int, dtype: np.dtype[Any], keep: bool = True
 ) -> np.ndarray:
     """Uninitialised scratch, (workers, elements and a cache line to align).
 
-    What is needed at the same time has different words for its use. A thread keeps
-    what it used last, up to `KEPT_BYTES`: fresh memory costs a page fault for each
-    4 KiB, 40 us of the 180 that 512 x 512 scores take.
+    A thread keeps what it used last, up to `KEPT_BYTES`: fresh memory costs a page
+    fault for each 4 KiB, 40 us of the 180 that 512 x 512 scores take. Not so where
+    `keep` is False: what carries something from slab to slab must be out of reach of
+    the calls that a progress callback makes in between.
     """
-    kept: dict[Any, np.ndarray] = _kept.__dict__
     shape = workers, elements + LINE
-    last = kept.get((dtype, use))
+    if not keep:
+        return np.empty(shape, dtype)
+    kept: dict[Any, np.ndarray] = _kept.__dict__
+    last = kept.get((dtype, "last"))
     if last is not None and last.shape == shape:
         return last
-    size = workers * (elements + LINE)
-    flat = kept.get((dtype, use, "flat"))
-    if flat is None or flat.size < size:
-        flat = np.empty(size, dtype)
-        if flat.nbytes <= KEPT_BYTES:
-            kept[dtype, use, "flat"] = flat
-    view = flat[:size].reshape(shape)
+    flat = kept.get((dtype, "flat"))
+    if flat is None or flat.size < workers * shape[1]:
+        flat = np.empty(workers * shape[1], dtype)
+    last = flat[: workers * shape[1]].reshape(shape)
     if flat.nbytes <= KEPT_BYTES:
-        kept[dtype, use] = view
-    return view
+        kept[dtype, "flat"], kept[dtype, "last"] = flat, last
+    return last

@@ -16,9 +16,10 @@ from . import few_rows, launch, panels, scores, softmax, weights
 from .layout import (
     LINE,
     PANELS,
-    aligned,
     behind,
+    borrow,
     empty_panels,
+    give_back,
     key_starts,
     lead_table,
     matrix,
@@ -53,6 +54,10 @@ SHARED_FLOPS = 64e6
 SHARED_BYTES = 32 << 20
 TASKS = 8  # wanted at least, to share the work evenly
 TASK_FLOPS = (1e6, 48e6)  # 10 to 400 us on one core
+LONG_FLOPS = 2**29  # of a task at most: nothing stops a worker in between
+# Bytes of the rows of a task, whole: where `out` is fresh memory in huge pages, its
+# part of each row makes the system clear as much, which took seconds
+TOUCHED_BYTES = 32 << 20
 _kernels: dict[tuple[str, np.dtype[Any]], launch.Kernel] = {}
 
 # shared by threads, as it only affects speed
@@ -136,21 +141,26 @@ def _tiling(
     else:
         block = PACKED_BYTES // (depth * item) // columns * columns
         block = max(columns, min(block, 8 * columns, up(m, columns)))
-        fused = whole_rows and m <= FUSED_KEYS
+        most = LONG_FLOPS // (2 * depth * m) // rows * rows
+        fused = whole_rows and m <= FUSED_KEYS and most > 0
         if fused:
             key_step = m
-            row_step = ROWS_BYTES // (m * item) // rows * rows
+            row_step = min(most, ROWS_BYTES // (m * item) // rows * rows)
             row_step = max(rows, min(row_step, 16 * rows, up(n, rows)))
         else:
             flops = 2.0 * depth * leads * n * m
-            least = ROW_STEP[flops >= MEDIUM_FLOPS]
+            least = min(
+                ROW_STEP[flops >= MEDIUM_FLOPS],
+                up(LONG_FLOPS // (2 * depth * columns), rows),
+            )
             flops = min(max(flops / TASKS, TASK_FLOPS[0]), TASK_FLOPS[1])
             area = int(flops / (2 * depth))
             block = min(block, up(max(1, area // min(n, least)), columns))
             # rather a narrow last block than narrow tiles in all of them
             block = max(1, round(even(m, block, 1) / columns)) * columns
             key_step = block
-            row_step = even(n, max(least, area // block), rows)
+            touched = TOUCHED_BYTES // (m * item)
+            row_step = even(n, max(least, min(area // block, touched)), rows)
         size = 3 * rows * columns + block * depth
         if fused:
             size += row_step * m
@@ -169,8 +179,8 @@ class Plan(NamedTuple):
     workspace: int
     in_turns: bool
     """Whether few rows take tasks in turns."""
-    softmax_step: int
-    """Rows of a task of the softmax that is not fused, 0 for none."""
+    unfused: bool
+    """Whether a launch of its own makes weights of the scores."""
     panel: int = 0
     """Elements of the panels of a key matrix, where all keys are packed before."""
     shifted: bool = False
@@ -211,14 +221,14 @@ def _plan(
     whole_rows = operation == "weights"
     cut = _tiling(leads, n, m, depth, dtype, whole_rows, short)
     flops, tasks = 2.0 * leads * n * m * max(8, depth), cut.tasks
-    softmax_step = 0
-    if whole_rows and not cut.fused:
-        softmax_step = max(1, min(n, 2**16 // m))
+    unfused = whole_rows and not cut.fused
     if short:
         kept = leads * m * depth * dtype.itemsize <= KEPT_KEYS
-        in_turns = kept and tasks <= few_rows.MOST_CLAIMS
+        in_turns = (
+            kept and tasks <= few_rows.MOST_CLAIMS and not launch.has_slabs(flops)
+        )
         kernel, steps = kernel_of(few_rows, dtype), (cut.key_step, tasks)
-        return Plan(kernel, steps, tasks, flops, cut.workspace, in_turns, softmax_step)
+        return Plan(kernel, steps, tasks, flops, cut.workspace, in_turns, unfused)
     size = leads * n * m * dtype.itemsize
     streamed = cut.fused or not (whole_rows or modified)
     stream = streamed and streams(size, depth, strides[:-1])
@@ -230,7 +240,7 @@ def _plan(
     blocks = (cut.row_step, cut.key_step, cut.key_block, stream)
     panel = panel_elements(leads, key_leads, n, m, depth, dtype, cut)
     return Plan(
-        *(kernel, blocks, tasks, flops, cut.workspace, False, softmax_step),
+        *(kernel, blocks, tasks, flops, cut.workspace, False, unfused),
         *(panel, shifted),
     )
 
@@ -315,17 +325,18 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         problem.right,
         *steps,
     )
-    first, second = (execution, execution)
-    if how.softmax_step:
-        first, second = _parts(execution)
-    launch.run(how.kernel, arguments, workers, how.tasks, how.flops, out.size, first)
-    if how.softmax_step:
-        step = how.softmax_step
-        tasks = len(lead) * -(-problem.n // step)
-        flops = 32.0 * out.size
-        workers = launch.workers(execution, tasks, flops)
-        kernel, rows = kernel_of(softmax, dtype), (target, lead, step)
-        launch.run(kernel, rows, workers, tasks, flops, out.size, second)
+    scored, weighed = execution, None
+    if how.unfused:
+        scored = launch.part(execution, 0, 3 / 4)
+        weighed = launch.part(execution, 3 / 4, 1)
+    try:
+        launch.run(
+            how.kernel, arguments, workers, how.tasks, how.flops, out.size, scored
+        )  # fmt: skip
+    finally:
+        give_back(packed)
+    if weighed is not None:
+        softmax.run(target, lead, weighed)
 
 
 def _pack(
@@ -341,8 +352,7 @@ def _pack(
     starts = key_starts(problem.key)
     if problem.lead:
         lead[:, PANELS] = panel_offsets(problem.key, problem.lead, how.panel)
-    packed = aligned(workspace(1, len(starts) * how.panel, dtype, "panels")[0])
-    packed = packed[: len(starts) * how.panel]
+    packed = borrow(len(starts) * how.panel, dtype)
     shift = 0
     if how.shifted:
         shift = behind(out, max(1, chosen().width // dtype.itemsize))
@@ -355,16 +365,3 @@ def _pack(
     silent = execution.without_progress()
     launch.run(kernel, arguments, workers, tasks, flops, packed.size, silent)
     return packed
-
-
-def _parts(execution: Execution) -> tuple[Execution, Execution]:
-    """Two launches under one progress report: three quarters, and the rest."""
-    report = execution.progress
-    if report is None:
-        return execution, execution
-    return (
-        execution._replace(progress=lambda done, total: report(done * 3 // 4, total)),
-        execution._replace(
-            progress=lambda done, total: report((3 * total + done) // 4, total)
-        ),
-    )

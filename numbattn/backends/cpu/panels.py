@@ -13,8 +13,9 @@ from numba import types
 
 from .launch import Kernel, array_types
 from .levels import Simd
-from .pointers import address, advance, fetch_add, peek, poke
+from .pointers import address, advance, peek, poke
 from .simd import inner
+from .slabs import draw
 from .tiles import tiles
 
 
@@ -74,7 +75,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         size = panels.shape[0] // starts.shape[0]
         blocks = -(-(size // max(1, depth)) // key_step)
         while True:
-            task = fetch_add(counter, 1)
+            task = draw(counter)
             if task >= stop:
                 break
             at, first = task // blocks, task % blocks * key_step

@@ -199,6 +199,7 @@ def row_operations(dtype: str, level: Simd) -> ModuleType:
         apply_mask=apply_mask,
         greatest=greatest,
         exponentials=exponentials,
+        scale_row=scale_row,
         softmax=softmax,
         accumulate=accumulate,
     )

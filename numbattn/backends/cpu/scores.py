@@ -21,9 +21,10 @@ from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, PANELS, POSITION, QUERY
 from .levels import Simd
 from .panels import packing
-from .pointers import address, advance, align, fetch_add, misalignment, peek, poke
+from .pointers import address, advance, align, misalignment, peek, poke
 from .rows import row_operations
 from .simd import inner
+from .slabs import draw
 from .tiles import tiles
 
 # A sum over d runs in registers for about DEPTH_CHUNK steps; chunks are added up, and
@@ -206,7 +207,7 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
         packed = advance(scratch, 3 * t.rows * t.columns)
         lines = advance(packed, -(-key_block // t.columns) * t.columns * depth)
         while True:
-            task = fetch_add(counter, 1)
+            task = draw(counter)
             if task >= stop:
                 break
             block = task % (row_blocks * key_blocks)

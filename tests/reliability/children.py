@@ -1,4 +1,8 @@
-"""Processes of their own for tests that must not disturb, nor be disturbed."""
+"""Processes of their own for tests that must not disturb, nor be disturbed.
+
+Threads are counted by their state, not by the time they take: on a machine of two
+cores, or a busy one, five threads take no more time than two.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,38 @@ import subprocess
 import sys
 
 THREADS = """
-import os, threading, time
+import os, statistics, threading, time
 import numpy as np
 import numbattn
 
-TICK = 1 / os.sysconf("SC_CLK_TCK")
-
-def cpu_seconds():
-    \"\"\"CPU time of each thread of this process.\"\"\"
-    found = {}
+def running():
+    \"\"\"Threads of this process that run, or would if a core were free.\"\"\"
+    lookers = {t.native_id for t in threading.enumerate() if t.name == "looker"}
+    count = 0
     for task in os.listdir("/proc/self/task"):
         try:
             with open(f"/proc/self/task/{task}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
+                state = file.read().rpartition(")")[2].split()[0]
         except OSError:  # it has ended
             continue
-        found[task] = (int(fields[11]) + int(fields[12])) * TICK
-    return found
+        count += state == "R" and int(task) not in lookers
+    return count
 
-def at_once(work, seconds):
-    \"\"\"Threads' worth of CPU time that `work`, called again and again, takes.\"\"\"
+def threads_of(work, seconds=0.7):
+    \"\"\"How many threads run, in the median, while `work` is called repeatedly.\"\"\"
     work()
-    before, start = cpu_seconds(), time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    over, found = threading.Event(), []
+    def look():
+        while not over.wait(0.004):
+            found.append(running())
+    looker = threading.Thread(target=look, name="looker")
+    looker.start()
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(found) < 30:
         work()
-    wall = time.perf_counter() - start
-    spent = {task: s - before.get(task, 0) for task, s in cpu_seconds().items()}
-    return sum(spent.values()) / wall, sum(s > wall / 4 for s in spent.values())
+    over.set()
+    looker.join()
+    return statistics.median_high(found)
 """
 
 

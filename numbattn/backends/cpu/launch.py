@@ -34,7 +34,7 @@ from . import cache, cores, slabs
 SLAB_SECONDS = 0.05  # Ctrl-C, progress and other threads wait for a slab at most
 SLAB_FLOPS = 2e8  # below it 2 ms, or 0.1 s without vectors: one slab, and no clock
 SERIAL_FLOPS = 1e6  # below it waking a thread (5 us) costs more than it gives
-FORK_SECONDS = 10.0  # a fork waits so long for another thread's compilation
+FORK_SECONDS = 60.0  # a fork waits so long for another thread's compilation (3 s)
 
 _compiling = threading.RLock()
 _held_over_fork = False

@@ -15,11 +15,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import weakref
 
 import threadpoolctl
 
-_limits: weakref.WeakKeyDictionary[threading.Thread, int] = weakref.WeakKeyDictionary()
+_limits: dict[threading.Thread, int] = {}
 
 
 class _Foreign(int):
@@ -38,8 +37,10 @@ def current() -> int | None:
     own = _limits.get(threading.current_thread())
     if own is not None:
         return own
-    found = [limit for thread, limit in _limits.items() if thread.is_alive()]
-    return min(found, default=None)
+    for thread in tuple(_limits):
+        if not thread.is_alive():
+            _limits.pop(thread, None)
+    return min(tuple(_limits.values()), default=None)
 
 
 def _default() -> int:

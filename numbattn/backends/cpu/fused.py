@@ -33,14 +33,13 @@ def blocks(problem: AttentionProblem) -> Blocks:
     """Choose the blocks of an attention problem."""
     rows, columns = shape_of_tile(problem.acc_dtype)
     short = problem.n_total <= SHORT_ROWS
-    # between two blocks of keys nothing stops a worker: few keys, few rows for large d
-    depth = problem.d_k + problem.d_v
-    most = max(columns, BLOCK_FLOPS // (2 * rows * depth + 1) // columns * columns)
-    key_block = min(BLOCK_KEYS, most, up(max(1, problem.m), columns))
-    most = max(rows, BLOCK_FLOPS // (2 * key_block * depth + 1) // rows * rows)
-    row_step = min(up(BLOCK_ROWS, rows), most, up(problem.n, rows))
-    if short:
-        row_step = problem.n
+    row_step = problem.n if short else min(up(problem.n, rows), up(BLOCK_ROWS, rows))
+    key_block = min(BLOCK_KEYS, up(max(1, problem.m), columns))
+    most = BLOCK_FLOPS // (2 * (problem.d_k + problem.d_v) + 1)
+    if max(rows, row_step) * key_block > most:  # nothing stops a worker within a block
+        key_block = min(key_block, max(columns, most // rows // columns * columns))
+        if not short:
+            row_step = min(row_step, max(rows, most // key_block // rows * rows))
     padded = up(problem.d_v, columns)
     size = 3 * rows * columns + 2 * row_step * key_block + 3 * row_step * padded
     size += 4 * row_step + key_block * padded

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -72,17 +71,17 @@ assert threading.active_count() == 1
 """
 
 
-def check(job: str, moment: float, record: Callable[[str, object], None]) -> None:
+def check(job: str, moment: float, request: pytest.FixtureRequest) -> None:
     waited = float(python(CODE.format(job=JOBS[job], moment=moment)))
-    record("seconds until KeyboardInterrupt", waited)
+    request.node.user_properties.append(("seconds until KeyboardInterrupt", waited))
     assert waited < ALLOWED
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_ctrl_c_is_answered_and_the_next_call_is_right(
-    job: str, record_property: Callable[[str, object], None]
+    job: str, request: pytest.FixtureRequest
 ) -> None:
-    check(job, 0.2, record_property)
+    check(job, 0.2, request)
 
 
 @pytest.mark.heavy
@@ -90,9 +89,9 @@ def test_ctrl_c_is_answered_and_the_next_call_is_right(
     ("job", "moment"), [*zip(JOBS, (1.5, 5, 10, 14, 18), strict=True)]
 )
 def test_ctrl_c_is_answered_at_any_moment_of_20_s(
-    job: str, moment: float, record_property: Callable[[str, object], None]
+    job: str, moment: float, request: pytest.FixtureRequest
 ) -> None:
-    check(job, moment, record_property)
+    check(job, moment, request)
 
 
 def test_no_ctrl_c_is_lost_in_a_callback_of_the_compiler() -> None:

@@ -200,6 +200,18 @@ def positive_sums(backend: str, dtype: str, d: int) -> dict[str, float]:
     return run_case(Case("scores", query, key), backend)
 
 
+@check(13, dtype=("float32", "float64"), d=(64, 96, 512, 2048), n=(5, 33))
+def softmax_of_positive_sums(
+    backend: str, dtype: str, d: int, n: int
+) -> dict[str, float]:
+    """So do the weights of such sums, which have the errors of two scores each."""
+    rng = np.random.default_rng(d + n)
+    query = np.repeat(rng.uniform(1, 2, (n, 1)).astype(dtype), d, axis=1)
+    key = np.repeat(rng.uniform(1, 2, (96, 1)).astype(dtype), d, axis=1)
+    value = rng.standard_normal((96, 3)).astype(dtype)
+    return held(backend, [query, key, value], ("weights", "attention"))
+
+
 @check(13, dtype=("float32", "float64"), m=(8192, 65_536))
 def constant_value(backend: str, dtype: str, m: int) -> dict[str, float]:
     """A constant V comes back as that constant, however many keys there are."""

@@ -27,7 +27,7 @@ from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
 from .pointers import address, advance, align, peek, poke
 from .rows import row_operations
-from .scores import blocks, row_finisher
+from .scores import SOFTMAX, blocks, row_finisher
 from .simd import inner
 from .slabs import draw, late, park, resume
 from .tiles import DOT_KEYS, tiles
@@ -123,7 +123,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     """
     t = tiles(dtype, level)
     row = row_operations(dtype, level)
-    pack, tiled_block = blocks(dtype, level)
+    pack, tiled_block = blocks(dtype, level, SOFTMAX)
     pack_queries, dotted_strip = strips(dtype, level)
     finish_row = row_finisher(dtype, level)
     block_weights = _block_weights(dtype, level)

@@ -28,7 +28,7 @@ from .pointers import (
     peek,
     poke,
 )
-from .scores import DEPTH_CHUNK, DEPTH_STRETCH, row_finisher
+from .scores import SOFTMAX, row_finisher
 from .simd import inner
 from .slabs import draw
 from .tiles import DOT_KEYS, tiles
@@ -47,7 +47,7 @@ def padded_depth(depth, step, lanes):
 @cache
 def _dot_rows(dtype: str, level: Simd):
     t = tiles(dtype, level)
-    step, stretch = DEPTH_CHUNK * t.lanes, DEPTH_STRETCH * t.lanes
+    step, stretch = SOFTMAX.chunk * t.lanes, SOFTMAX.stretch * t.lanes
     scalar = np.dtype(dtype).type
 
     @inner
@@ -83,7 +83,7 @@ def _dot_rows(dtype: str, level: Simd):
 def strips(dtype: str, level: Simd):
     """Packing of query rows, and their scores against a run of keys."""
     t = tiles(dtype, level)
-    step = DEPTH_CHUNK * t.lanes
+    step = SOFTMAX.chunk * t.lanes
     dot_rows = _dot_rows(dtype, level)
     scalar = np.dtype(dtype).type
 

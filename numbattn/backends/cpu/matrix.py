@@ -106,7 +106,7 @@ def shape_of_tile(dtype: np.dtype[Any]) -> tuple[int, int]:
 def short_workspace(dtype: np.dtype[Any], n: int, depth: int) -> int:
     """Elements that the path for few rows needs: packed queries, gathered keys."""
     lanes = max(1, chosen().width // dtype.itemsize)
-    chunks = -(-depth // (scores.DEPTH_CHUNK * lanes))
+    chunks = -(-depth // (scores.SOFTMAX.chunk * lanes))
     return n * (depth + 2 * lanes * chunks) + DOT_KEYS * (3 + depth)
 
 

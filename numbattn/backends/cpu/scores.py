@@ -13,6 +13,7 @@ matrix multiplication" (2008), without packing the left operand: d is small.
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -27,13 +28,25 @@ from .simd import inner
 from .slabs import draw
 from .tiles import tiles
 
-# A sum over d runs in registers for about DEPTH_CHUNK steps; chunks are added up, and
-# stretches of DEPTH_STRETCH again, these compensated. A plain sum breaks the promised
-# bound, C = 16, where terms have one sign: with 2 million pairs of constant vectors the
-# worst C is 12.2 at d = 96, 16.2 at 128, and grows with d. Costs 2 % at d = 128.
-DEPTH_WHOLE = 96
-DEPTH_CHUNK = 80
-DEPTH_STRETCH = 32 * DEPTH_CHUNK
+
+class Sums(NamedTuple):
+    """How a sum over d is cut, in steps; see `SCORES` and `SOFTMAX`."""
+
+    whole: int
+    """Up to so many run in registers at one go,"""
+    chunk: int
+    """more in chunks of about so many, which are added up,"""
+    stretch: int
+    """and in stretches of so many, whose sums are added with compensation."""
+
+
+# A plain sum breaks the promised bounds, C = 16, where terms have one sign: its errors,
+# up to L/4 u in L steps of constant vectors, do not cancel. For scores C is 12.2 at
+# d = 96, 16.2 at 128. A weight has the errors of two scores, its own and the row's
+# maximum: C was 20 at d = 64, 35 at 96. A chunk costs 55 cycles: 2 % of the scores at
+# d = 128, 1 % of the weights at d = 64.
+SCORES = Sums(96, 80, 32 * 80)
+SOFTMAX = Sums(32, 32, 4 * 32)
 
 GROUP = 16  # row tiles that pass by a panel of keys before the next one
 
@@ -73,9 +86,10 @@ def _stretches(dtype: str, level: Simd):
 
 
 @cache
-def blocks(dtype: str, level: Simd):
+def blocks(dtype: str, level: Simd, sums: Sums):
     """How to fill a block of `out` with plain scores: packing, then tiles."""
     t = tiles(dtype, level)
+    whole, near, stretch = sums
     pack = packing(dtype, level)
     add_stretch, write_sums = _stretches(dtype, level)
 
@@ -90,8 +104,8 @@ def blocks(dtype: str, level: Simd):
         are not of `out`. A panel stays in the L1 cache while the rows pass by.
         """
         chunk = depth
-        if depth > DEPTH_WHOLE:
-            chunk = -(-depth // -(-depth // DEPTH_CHUNK) // 8) * 8
+        if depth > whole:
+            chunk = -(-depth // -(-depth // near) // 8) * 8
         j = first // t.columns * t.columns
         while j < last:
             panel, target = advance(packed, j * depth), advance(out, j)
@@ -99,7 +113,7 @@ def blocks(dtype: str, level: Simd):
             top = max(0, j + 1 - ahead) // t.rows * t.rows
             bottom = (j + t.columns + behind + t.rows - 1) // t.rows * t.rows
             bottom = min(rows, bottom)
-            if depth <= DEPTH_STRETCH:
+            if depth <= stretch:
                 t.panel(
                     query, q_row, q_column, top, bottom, panel, depth, chunk, scratch,
                     target, out_row, begin, end, stream,
@@ -107,8 +121,8 @@ def blocks(dtype: str, level: Simd):
             else:
                 for i in range(top, bottom, t.rows):
                     stop, at = min(bottom, i + t.rows), i * out_row
-                    for c in range(0, depth, DEPTH_STRETCH):
-                        width = min(DEPTH_STRETCH, depth - c)
+                    for c in range(0, depth, stretch):
+                        width = min(stretch, depth - c)
                         t.panel(
                             advance(query, c * q_column), q_row, q_column, i, stop,
                             advance(panel, c * t.columns), width, chunk, scratch,
@@ -187,7 +201,7 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
     """
     t = tiles(dtype, level)
     row = row_operations(dtype, level)
-    pack, tiled_block = blocks(dtype, level)
+    pack, tiled_block = blocks(dtype, level, SOFTMAX if softmax else SCORES)
     finish_row = row_finisher(dtype, level)
     scalar = np.dtype(dtype).type
 

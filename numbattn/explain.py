@@ -20,22 +20,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found; ``print`` it."""
+    """What `explain` found; ``print`` it.
+
+    Parameters
+    ----------
+    operation : str
+        What would be called.
+    axes : dict
+        By argument, how its axes were read.
+    backend : str
+        Who would run it.
+    reason : str
+        Why this backend.
+    others : dict
+        By name, why not another one.
+    dtype : str
+        Of the result.
+    acc_dtype : str
+        What is computed in.
+    plan : dict
+        Of the backend: tiles, threads, and the like.
+    memory : MemoryEstimate
+        As `estimate_memory` says.
+    """
 
     operation: str
     axes: dict[str, str]
-    """How the axes of every argument were read."""
     backend: str
     reason: str
-    """Why this backend."""
     others: dict[str, str]
-    """By name, why not another one."""
     dtype: str
     acc_dtype: str
     plan: dict[str, object]
-    """Of the backend: tiles, threads, and the like."""
     memory: MemoryEstimate
-    """As `estimate_memory` says."""
 
     def __str__(self) -> str:
         """Return it as lines of text."""

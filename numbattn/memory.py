@@ -137,21 +137,36 @@ def _cgroup_room(folder: Path, limit: str, used: str) -> int | None:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The bytes that a call allocates, by what they are for; ``print`` it."""
+    """The bytes that a call allocates, by what they are for; ``print`` it.
+
+    Parameters
+    ----------
+    operation : str
+        What is called.
+    shape : tuple of int
+        Of the result.
+    backend : str
+        By name.
+    result : int
+        0 where the caller gives `out`, and for blocks.
+    lse : int
+        The log-sum-exp, where it is returned.
+    blocks : int
+        What is computed piece by piece: for `iter_scores`, half precision, streams.
+    workspace : int
+        What the backend needs meanwhile.
+    copies : int
+        Inputs in another dtype or layout, or that `out` overlaps.
+    """
 
     operation: str
     shape: tuple[int, ...]
-    """Of the result."""
     backend: str
     result: int
-    """0 where the caller gives `out`, and for blocks."""
     lse: int
     blocks: int
-    """What is computed piece by piece: for `iter_scores`, half precision, streams."""
     workspace: int
-    """What the backend needs meanwhile."""
     copies: int
-    """Inputs in another dtype or layout, or that `out` overlaps."""
 
     @property
     def total(self) -> int:

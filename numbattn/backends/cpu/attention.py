@@ -21,6 +21,7 @@ from numba import types
 
 from numbattn.problem import UNBOUNDED
 
+from .dots import DOT_KEYS
 from .few_rows import strips
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
@@ -30,7 +31,7 @@ from .rows import row_operations
 from .scores import SOFTMAX, blocks, row_finisher
 from .simd import inner
 from .slabs import draw, late, park, resume
-from .tiles import DOT_KEYS, tiles
+from .tiles import tiles
 
 
 @cache

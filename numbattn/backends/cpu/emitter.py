@@ -238,3 +238,26 @@ class Emitter:
         expm1 = self.fma(builder, power, fraction, whole)
         ratio = builder.fdiv(expm1, builder.fadd(expm1, self.constant(2.0)))
         return builder.call(sign, [ratio, x])
+
+
+def integer(value: int):
+    """An int64 constant."""
+    return ir.Constant(I64, value)
+
+
+def lesser(builder, x, y):
+    """The smaller of two signed integers."""
+    return builder.select(builder.icmp_signed("<", x, y), x, y)
+
+
+def exchange(lanes: int, step: int) -> tuple[list[int], list[int]]:
+    """Shuffles of a pair (a, b) that swap the off-diagonal blocks of `step` lanes."""
+    low = [i if not i & step else lanes + i - step for i in range(lanes)]
+    high = [i + step if not i & step else lanes + i for i in range(lanes)]
+    return low, high
+
+
+def shuffle(builder, a, b, lanes: list[int]):
+    """The named lanes of a pair of vectors."""
+    mask = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+    return builder.shuffle_vector(a, b, mask)

@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 from numba import types
 
+from .dots import DOT_KEYS
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY
 from .levels import Simd
@@ -31,7 +32,7 @@ from .pointers import (
 from .scores import SOFTMAX, row_finisher
 from .simd import inner
 from .slabs import draw
-from .tiles import DOT_KEYS, tiles
+from .tiles import tiles
 
 ANY, FORWARDS, BACKWARDS = range(3)
 MOST_CLAIMS = 62

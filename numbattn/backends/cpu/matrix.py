@@ -13,6 +13,7 @@ from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
 from . import few_rows, launch, panels, scores, softmax, weights
+from .dots import DOT_KEYS
 from .layout import (
     LINE,
     PANELS,
@@ -27,7 +28,7 @@ from .layout import (
     workspace,
 )
 from .levels import chosen
-from .tiles import DOT_KEYS, SHAPES
+from .tiles import SHAPES
 
 SHORT_ROWS = 16  # documented: at most so many queries take the path for few rows
 PACKED_BYTES = 192 * 1024  # of packed keys at a time: they stay in the L2 cache

@@ -23,7 +23,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .emitter import I32, I64, Emitter
+from .dots import DOT_BLOCKS, DOT_KEYS, emit_dots
+from .emitter import I32, I64, Emitter, exchange, integer, lesser, shuffle
 from .levels import Simd
 from .simd import emitted, namespace, outlined
 
@@ -37,19 +38,6 @@ SHAPES = {
     "sse2": (3, 2),
     "plain": (3, 3),
 }
-DOT_ABREAST = 4  # key rows that are read side by side
-DOT_KEYS = 8  # key rows of one `dots` group: their sums are reduced together
-# Vectors of a key row that are read at one go.
-DOT_BLOCKS = {"avx512": (8, 4), "neon": (8, 4)}
-
-
-def integer(value: int):
-    """An int64 constant."""
-    return ir.Constant(I64, value)
-
-
-def _lesser(builder, x, y):
-    return builder.select(builder.icmp_signed("<", x, y), x, y)
 
 
 def _emit_panel(e: Emitter, rows: int, across: int):
@@ -101,7 +89,7 @@ def _emit_panel(e: Emitter, rows: int, across: int):
         with cgutils.for_range_slice(builder, middle, last_row, step, I64) as (at, _):
             valid_rows = builder.sub(last_row, at)
             last = builder.sub(valid_rows, integer(1))
-            clamped = [_lesser(builder, r, last) for r in every]
+            clamped = [lesser(builder, r, last) for r in every]
             # a narrow tile where few columns are left: 1025 keys cost 1040, not 1088
             widths = sorted({1, across})
             for narrower, vectors in zip([0, *widths], widths, strict=False):
@@ -131,7 +119,7 @@ def _chunked(builder, e, left, a_column, b, b_row, depth, chunk, partial, vector
     for cell in chain(*acc):
         builder.store(zero, cell)
     with cgutils.for_range_slice(builder, integer(0), depth, chunk, I64) as (begin, _):
-        end = _lesser(builder, builder.add(begin, chunk), depth)
+        end = lesser(builder, builder.add(begin, chunk), depth)
         _accumulate(builder, e, left, a_column, b, b_row, begin, end, acc)
         with builder.if_then(builder.icmp_signed(">", begin, integer(0))):
             for i, cell in enumerate(chain(*acc)):
@@ -200,143 +188,6 @@ def _store_part(builder, e: Emitter, acc, valid_rows, c, c_row, first, last):
                 e.store_where(builder, builder.load(cell), c, at, masks[v])
 
 
-def _emit_dots(e: Emitter, group: int, blocks: tuple[int, ...]):
-    """Emit ``out[j] = sum_c q[c] k[j, c]`` for a run of key rows; see `tiles`.
-
-    By groups of rows, whose sums are reduced together; in them rows are read four at a
-    time, few enough streams for the processor to fetch ahead (256 MB of d = 64 take
-    5.6 ms, 9.7 with eight), by blocks of vectors without a loop's end to mispredict.
-    """
-
-    def dots(builder, q, k, k_row, keys, depth, shift, out):
-        back = builder.neg(shift)
-        left, base = builder.gep(q, [back]), builder.gep(k, [back])
-        zero, width = e.constant(0.0), integer(e.lanes)
-        acc = [cgutils.alloca_once_value(builder, zero) for _ in range(group)]
-        end = builder.add(shift, depth)
-        whole = builder.sdiv(end, width)
-        cut = builder.icmp_signed(">", shift, integer(0))
-        begin = builder.zext(cut, I64)
-        tail = builder.mul(whole, width)
-        rest = builder.sub(end, tail)
-        has_tail = builder.and_(
-            builder.icmp_signed(">", rest, integer(0)),
-            builder.icmp_signed(">=", whole, begin),
-        )
-        # the last group ends with the last key: it repeats some of the one before
-        last = builder.sub(keys, integer(group))
-        few = builder.icmp_signed("<", last, integer(0))
-        last = builder.select(few, integer(0), last)
-        clamp = builder.sub(keys, integer(1))
-        places = [
-            builder.mul(_lesser(builder, integer(j), clamp), k_row)
-            for j in range(group)
-        ]
-        bounds = integer(0), keys, integer(group)
-        with cgutils.for_range_slice(builder, *bounds, I64) as (j, _):
-            first = _lesser(builder, j, last)
-            key = builder.gep(base, [builder.mul(first, k_row)])
-            for cell in acc:
-                builder.store(zero, cell)
-            for r in range(0, group, DOT_ABREAST):
-                pair = slice(r, r + DOT_ABREAST)
-                rows = [builder.gep(key, [place]) for place in places[pair]]
-                with builder.if_then(cut):
-                    _dot_step(builder, e, left, rows, acc[pair], integer(0), end, shift)
-                start = begin
-                for count in (*blocks, 1):
-                    over = builder.srem(builder.sub(whole, start), integer(count))
-                    stop = builder.sub(whole, over)
-                    span = start, stop, integer(count)
-                    with cgutils.for_range_slice(builder, *span, I64) as (v, _):
-                        at = builder.mul(v, width)
-                        _dot_block(builder, e, left, rows, acc[pair], at, count)
-                    above = builder.icmp_signed(">", stop, start)
-                    start = builder.select(above, stop, start)
-                with builder.if_then(has_tail):
-                    _dot_step(builder, e, left, rows, acc[pair], tail, rest)
-            sums = [builder.load(cell) for cell in acc]
-            _store_sums(builder, e, sums, builder.gep(out, [first]), few, keys)
-
-    return dots
-
-
-def _store_sums(builder, e: Emitter, sums, out, few, count):
-    """The sum over the lanes of each vector, to `out`; the first `count` where few."""
-    part = min(len(sums), e.lanes)
-    for j in range(0, len(sums), part):
-        total = _sum_each(builder, e, sums[j : j + part])
-        where = builder.gep(out, [integer(j)])
-        with builder.if_else(few) as (some, every):
-            with some:
-                for i in range(part):
-                    below = builder.icmp_signed("<", integer(j + i), count)
-                    with builder.if_then(below):
-                        x = builder.extract_element(total, ir.Constant(I32, i))
-                        builder.store(x, builder.gep(where, [integer(i)]))
-            with every:
-                where = builder.bitcast(where, total.type.as_pointer())
-                builder.store(total, where, align=e.itemsize)
-
-
-def _dot_block(builder, e: Emitter, left, rows, cells, at, count: int):
-    """`count` whole vectors of each row."""
-    places = [builder.add(at, integer(i * e.lanes)) for i in range(count)]
-    x = [e.load(builder, left, place) for place in places]
-    for row, cell in zip(rows, cells, strict=True):
-        total = builder.load(cell)
-        for part, place in zip(x, places, strict=True):
-            total = e.fma(builder, part, e.load(builder, row, place), total)
-        builder.store(total, cell)
-
-
-def _dot_step(builder, e: Emitter, left, rows, cells, at, count, skip=None):
-    """Lanes skip..count of one vector of each row."""
-    x, zero = e.load(builder, left, at), e.constant(0.0)
-    for row, cell in zip(rows, cells, strict=True):
-        y = e.masked_load(builder, row, at, count, zero, skip)
-        builder.store(e.fma(builder, x, y, builder.load(cell)), cell)
-
-
-def _exchange(lanes: int, step: int) -> tuple[list[int], list[int]]:
-    """Shuffles of a pair (a, b) that swap the off-diagonal blocks of `step` lanes."""
-    low = [i if not i & step else lanes + i - step for i in range(lanes)]
-    high = [i + step if not i & step else lanes + i for i in range(lanes)]
-    return low, high
-
-
-def _shuffle(builder, a, b, lanes: list[int]):
-    mask = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
-    return builder.shuffle_vector(a, b, mask)
-
-
-def _sum_each(builder, e: Emitter, x: list):
-    """The sums over lanes of several vectors, as one vector: a transposing tree.
-
-    23 instructions for 8 vectors of 16 lanes where one by one takes 80. Lanes are
-    added at distance lanes/2, then lanes/4, ...: the same pairs, and bits, when all
-    lanes are rotated, as `dots` does for rows that do not start on a vector.
-    """
-    group, step = len(x), e.lanes
-    where = [0] * group  # the lane that holds each vector's sum
-    bit = 1
-    while len(x) > 1:
-        step //= 2
-        low, high = _exchange(e.lanes, step)
-        x = [
-            builder.fadd(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
-            for a, b in zip(x[::2], x[1::2], strict=True)
-        ]
-        where = [lane + (step if i & bit else 0) for i, lane in enumerate(where)]
-        bit *= 2
-    (total,) = x
-    while step > 1:
-        step //= 2
-        turned = [i ^ step for i in range(e.lanes)]
-        total = builder.fadd(total, _shuffle(builder, total, total, turned))
-    return _shuffle(builder, total, total, where)
-
-
 def _emit_transpose(e: Emitter):
     """Emit the transposition of a lanes x lanes block, scaled, by shuffles."""
 
@@ -351,12 +202,12 @@ def _emit_transpose(e: Emitter):
         ]
         step = 1
         while step < lanes:
-            low, high = _exchange(lanes, step)
+            low, high = exchange(lanes, step)
             for i in range(lanes):
                 if not i & step:
                     a, b = x[i], x[i + step]
-                    x[i] = _shuffle(builder, a, b, low)
-                    x[i + step] = _shuffle(builder, a, b, high)
+                    x[i] = shuffle(builder, a, b, low)
+                    x[i + step] = shuffle(builder, a, b, high)
             step *= 2
         for i in range(lanes):
             e.store(builder, x[i], target, builder.mul(integer(i), target_row))
@@ -392,7 +243,7 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
         *(pointer, *(integer64,) * 4),
     )(outlined("panel", _emit_panel(e, rows, across)))
     dots = emitted(types.void, pointer, pointer, *(integer64,) * 4, pointer)(
-        outlined("dots", _emit_dots(e, DOT_KEYS, DOT_BLOCKS.get(level.name, (4,))))
+        outlined("dots", emit_dots(e, DOT_KEYS, DOT_BLOCKS.get(level.name, (4,))))
     )
     transpose = emitted(types.void, pointer, integer64, pointer, integer64, scalar)(
         _emit_transpose(e)

@@ -25,10 +25,17 @@ for operation in {operations}:
 """
 
 
-def run_with_cache(place: Path, operations: tuple[str, ...]) -> None:
+NO_COMPILER = """
+import numba.core.compiler
+def refuse(*arguments, **options): raise AssertionError("something is compiled")
+numba.core.compiler.compile_extra = refuse
+"""
+
+
+def run_with_cache(place: Path, operations: tuple[str, ...], before: str = "") -> None:
     """Run operations in a process of their own, on two threads where it can."""
     environment = dict(os.environ, NUMBATTN_CACHE_DIR=str(place), NUMBA_NUM_THREADS="2")
-    code = BOTH.format(operations=operations)
+    code = before + BOTH.format(operations=operations)
     subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, check=True
     )
@@ -170,3 +177,9 @@ def test_keys_packed_once_for_all_tasks_give_the_same_bits(
         out = places[first : first + apart.size].reshape(apart.shape)
         assert np.array_equal(call(query, key, out=out, **options), apart)
     matrix._plan.cache_clear()
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    operations = ("scores", "weights")
+    run_with_cache(tmp_path, operations)
+    run_with_cache(tmp_path, operations, NO_COMPILER)

@@ -22,7 +22,8 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import get_num_threads, prange, set_num_threads, types
+from llvmlite import ir
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -107,17 +108,46 @@ def _call(  # type: ignore[no-untyped-def]
     return types.void(address, number, counter, stop, arguments), generate
 
 
+# Numba's own functions of these names are ctypes pointers, and what calls those has
+# no place in a disk cache: the driver would be compiled in every process (0.5 s).
+@intrinsic
+def _pool_threads(typingctx):  # type: ignore[no-untyped-def]
+    """Threads of Numba's pool that this thread may use."""
+
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        kind = ir.FunctionType(cgutils.intp_t, [])  # as Numba declares it
+        name = "get_num_threads"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(function, [])
+
+    return types.intp(), generate
+
+
+@intrinsic
+def _set_pool_threads(typingctx, count):  # type: ignore[no-untyped-def]
+    """Let this thread use so many threads of Numba's pool."""
+
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.intp_t])
+        name = "set_num_threads"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        builder.call(function, [values[0]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
 def _driver(  # type: ignore[no-untyped-def]
     workers, threads, address, arguments, counter, stop
 ):
     """Start the workers on so many threads of the pool; 0: on those of the caller."""
-    before = get_num_threads()
+    before = _pool_threads()
     if threads > 0:
-        set_num_threads(threads)
+        _set_pool_threads(threads)
     for number in prange(workers):
         _call(address, number, counter, stop, arguments)
     if threads > 0:
-        set_num_threads(before)
+        _set_pool_threads(before)
 
 
 def _renamed(function: Any, name: str) -> Any:

@@ -22,9 +22,9 @@ JOBS = {
     "weights": "weights, wide(4096, 2**18), wide(4096, 2**18)",
     "attention": "attention, rows(4096, 64), keys(4_000_000, 64), keys(4_000_000, 64)",
     "attention of one row": (
-        "attention, rows(100, 64)[:, None], keys(10**7, 64), keys(10**7, 64)"
+        "attention, rows(300, 64)[:, None], keys(10**7, 64), keys(10**7, 64)"
     ),
-    "weights of one row": "weights, rows(1, 2**15), keys(10**7, 2**15)",
+    "weights of one row": "weights, rows(1, 2**17), keys(10**7, 2**17)",
 }
 
 CODE = """

@@ -76,7 +76,7 @@ def outlined(name, emit):
     """The code of `emit` as one function of the module, called wherever it is used.
 
     Several uses then cost the compiler one, and the registers of a hot loop are not
-    shared with the code around it.
+    shared with the code around it. The name says all that the code depends on.
     """
 
     def call(builder, *values):

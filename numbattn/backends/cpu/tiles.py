@@ -241,9 +241,11 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
         *(pointer, *(integer64,) * 4),
         *(pointer, integer64, integer64, pointer),
         *(pointer, *(integer64,) * 4),
-    )(outlined("panel", _emit_panel(e, rows, across)))
+    )(outlined(f"panel_{dtype}", _emit_panel(e, rows, across)))
     dots = emitted(types.void, pointer, pointer, *(integer64,) * 4, pointer)(
-        outlined("dots", emit_dots(e, DOT_KEYS, DOT_BLOCKS.get(level.name, (4,))))
+        outlined(
+            f"dots_{dtype}", emit_dots(e, DOT_KEYS, DOT_BLOCKS.get(level.name, (4,)))
+        )
     )
     transpose = emitted(types.void, pointer, integer64, pointer, integer64, scalar)(
         _emit_transpose(e)

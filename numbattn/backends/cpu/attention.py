@@ -1,14 +1,19 @@
 """The attention kernel: softmax(Q Kᵀ) V by blocks of keys, no n x m memory.
 
-A task owns some query rows of one leading index and walks along the keys. For each
-block it computes scores as `scores` does, turns them into weights relative to the
-running maximum, multiplies by the block's values, and adds to the accumulator after
-correcting that for a new maximum: the online softmax of Milakov & Gimelshein (2018)
-as in FlashAttention, algorithm 1 (Dao et al., 2022). Sums over blocks are
-compensated (TwoSum), so that the error does not grow with the number of keys.
+A task owns some query rows of one leading index, as many as fill a few vectors, and
+walks along the keys. It works on transposed scores, Sᵀ = K Qᵀ, with queries in the
+vector lanes: maxima and sums are vertical, without any step across lanes, and Sᵀ, once
+its scores are weights, is the left operand of the product with V as it lies. Of the
+inputs only the queries are packed, once, with scale and log2(e) on them; keys and values
+are read where they are. `online` has the softmax; the loop is FlashAttention's,
+algorithm 1 (Dao et al., 2022).
+
+A masked value must not be read, but 0 * NaN is NaN: where a row of the result is not
+finite the task is done once more, with care: from values that are finite, and with what
+is not finite brought to the rows that attend it.
 
 A task lasts as long as there are keys. Where a slab ends before, it is parked after a
-block: what it carries (maximum, sum, accumulator) stays in the worker's workspace.
+block: what it carries stays in the worker's workspace.
 """
 
 from __future__ import annotations
@@ -19,96 +24,71 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from numbattn.problem import UNBOUNDED
-
-from .dots import DOT_KEYS
-from .few_rows import strips
+from .columns import column_operations
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
+from .masking import LOG2_E, masking
+from .online import SPARE, SUM, TOP, online_softmax
+from .panels import packing
 from .pointers import address, advance, align, peek, poke
-from .rows import row_operations
-from .scores import SOFTMAX, blocks, row_finisher
-from .simd import inner
+from .products import products
+from .simd import inner, vector_operations
 from .slabs import draw, late, park, resume
-from .tiles import tiles
+from .values import value_operations
+
+# Keys whose sums are added plainly, blocks of them; more with compensation.
+STRETCH = 2048
+# Sums over d: up to so many steps at one go, more in chunks of about so many.
+WHOLE, CHUNK = 80, 64
 
 
 @cache
-def _values(dtype: str, level: Simd):
-    """Packing of value rows, and the care for NaN and inf among them."""
-    columns = tiles(dtype, level).columns
+def _results(dtype: str, level: Simd):
+    v = vector_operations(dtype, level)
+    lanes = v.lanes
     scalar = np.dtype(dtype).type
 
     @inner
-    def pack_values(value, row, column, keys, width, packed):
-        """Value rows into panels ``[keys][columns]``; True if all are finite.
+    def write(out, o_row, o_column, rows, width, state, pitch, acc, step):
+        """Rows of the accumulator over their sums; False if one may be poisoned.
 
-        What is not finite is packed as 0: 0 * NaN would leak it into rows that do
-        not attend that key. `poison` brings it to the rows that do.
+        It may where elements are not finite though the sum is: by a value.
         """
-        finite = True
-        for first in range(0, width, columns):
-            panel = advance(packed, first * keys)
-            last = min(width, first + columns)
-            for j in range(keys):
-                at = j * row
-                for c in range(first, last):
-                    x = peek(value, at + c * column)
-                    if not math.isfinite(x):
-                        finite = False
-                        x = scalar(0)
-                    poke(panel, j * columns + c - first, x)
-                for c in range(last - first, columns):
-                    poke(panel, j * columns + c, scalar(0))
-        return finite
+        clean = True
+        for r in range(rows):
+            total = peek(state, SUM * pitch + r)
+            factor = scalar(0)
+            if total != scalar(0):
+                factor = scalar(1) / total
+            x, zero = v.splat(factor), v.splat(scalar(0))
+            line, target, bad = advance(acc, r * step), advance(out, r * o_row), zero
+            for c in range(0, width, lanes):
+                y = v.multiply(v.masked_load(line, c, width - c, zero), x)
+                bad = v.add(bad, v.multiply(y, zero))
+                if o_column == 1:
+                    v.masked_store(y, target, c, width - c)
+                else:
+                    v.store(y, line, c)
+            if o_column != 1:
+                for c in range(width):
+                    poke(target, c * o_column, peek(line, c))
+            lost = v.sum_lanes(bad)
+            clean = clean and (lost == lost or total != total)
+        return clean
 
     @inner
-    def poison(value, row, column, keys, width, scores, top, target):
-        """Add the weight times value of every attended value that is not finite."""
-        for j in range(keys):
-            score = peek(scores, j)
-            if score == scalar(-np.inf):
-                continue
-            weight = scalar(math.exp(score - top))
-            for c in range(width):
-                x = peek(value, j * row + c * column)
-                if not math.isfinite(x):
-                    poke(target, c, peek(target, c) + weight * x)
+    def write_lse(lse, at, rows, state, pitch):
+        """The natural logarithm of the sums; log(0) = -inf without a key."""
+        for r in range(rows):
+            top = peek(state, TOP * pitch + r)
+            base = scalar(0) if top == scalar(-np.inf) else top
+            total = peek(state, SUM * pitch + r)
+            lse[at + r] = scalar(
+                (np.float64(base) + math.log2(np.float64(total))) * math.log(2.0)
+            )
 
-    return pack_values, poison
-
-
-@cache
-def _block_weights(dtype: str, level: Simd):
-    row = row_operations(dtype, level)
-    scalar = np.dtype(dtype).type
-
-    @inner
-    def block_weights(strip, width, state, r):
-        """Scores of one row and block to weights; returns the correction factor.
-
-        ``state[r] = (maximum, sum, what the sum lost)``. A row without any
-        attended key so far is measured against 0, so that -inf gives 0, not NaN.
-        """
-        old, total, lost = peek(state, r), peek(state, r + 1), peek(state, r + 2)
-        top = row.greatest(strip, width)
-        top = top if top > old else old
-        shift = scalar(0) if top == scalar(-np.inf) else top
-        factor = scalar(1)
-        if top != old:
-            factor = scalar(math.exp(old - shift))
-        block = row.exponentials(strip, width, shift)
-        total *= factor
-        new = total + block
-        part = new - total
-        lost = lost * factor + ((total - (new - part)) + (block - part))
-        poke(state, r, top)
-        poke(state, r + 1, new)
-        poke(state, r + 2, lost)
-        return factor
-
-    return block_weights
+    return write, write_lse
 
 
 @cache
@@ -118,47 +98,40 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     Arguments behind ``number, counter, stop``: `query` (n, d_k), `key` (m, d_k),
     `value` (m, d_v) and `out` (n, d_v) at leading index 0; `lse` (leading, n) or
     empty; `bias`, `mask`, `lead`, `workspace` as for the scores; the numbers of
-    the options; rows of a task and keys of a block; whether n is short. Invariant
-    after each block: accumulator, sum and maximum of a row are those of the softmax
-    over the keys walked so far.
+    the options; rows of a task and keys of a block. Invariant after each block:
+    accumulator, sum and maximum of a row are those of the softmax over the keys walked
+    so far.
     """
-    t = tiles(dtype, level)
-    row = row_operations(dtype, level)
-    pack, tiled_block = blocks(dtype, level, SOFTMAX)
-    pack_queries, dotted_strip = strips(dtype, level)
-    finish_row = row_finisher(dtype, level)
-    block_weights = _block_weights(dtype, level)
-    pack_values, poison = _values(dtype, level)
+    p = products(dtype, level)
+    lanes, spread = p.lanes, p.rows
+    columns = column_operations(dtype, level)
+    masks = masking(dtype, level)
+    online = online_softmax(dtype, level)
+    pack = packing(dtype, level)
+    values = value_operations(dtype, level, few=False)
+    write, write_lse = _results(dtype, level)
     scalar = np.dtype(dtype).type
+    log2_e, minus_infinity = scalar(LOG2_E), scalar(-np.inf)
+    lowest = np.finfo(dtype).min
 
     @inner
-    def start(state, accumulator, rows, width):
-        for r in range(rows):
-            poke(state, 3 * r, scalar(-np.inf))
-            poke(state, 3 * r + 1, scalar(0))
-            poke(state, 3 * r + 2, scalar(0))
-        row.fill(accumulator, 0, 2 * rows * width, scalar(0), 0)
+    def strides(array, item):
+        """Of rows and columns in elements; 0 where there is only one."""
+        row = array.strides[0] // item if array.shape[0] > 1 else 0
+        return row, array.strides[1] // item if array.shape[1] > 1 else 0
 
     @inner
-    def write(out, out_column, lse, at, state, total, lost, width):
-        """One finished row: accumulator over sum, and the log of the sum."""
-        top, weight = peek(state, 0), peek(state, 1) + peek(state, 2)
-        for c in range(width):
-            x = scalar(0)
-            if weight != scalar(0):
-                x, rest = peek(total, c), peek(lost, c)
-                if rest == rest:  # NaN once the total is infinite
-                    x += rest
-                x /= weight
-            poke(out, c * out_column, x)
-        if lse.shape[0] > 0:
-            # no attended key: log(0) = -inf; top is -inf with NaN scores only
-            base = scalar(0) if top == scalar(-np.inf) else top
-            lse[at] = base + scalar(math.log(weight))
+    def scores(key, k_row, k_column, keys, panel, pitch, depth, chunk, out):
+        for c in range(0, max(1, depth), max(1, chunk)):
+            p.product(
+                advance(key, c * k_column), k_row, k_column, keys,
+                advance(panel, c * pitch), pitch, min(chunk, depth - c), pitch,
+                out, pitch, c,
+            )  # fmt: skip
 
     def worker(
         number, counter, stop, query, key, value, bias, mask, out, lse, lead,
-        workspace, scale, softcap, left, right, row_step, key_block, short,
+        workspace, scale, softcap, left, right, row_step, key_block,
     ):  # fmt: skip
         n, width = out.shape
         m, depth, item = key.shape[0], query.shape[1], out.itemsize
@@ -166,109 +139,169 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         k_row, k_column = key.strides[0] // item, key.strides[1] // item
         v_row, v_column = value.strides[0] // item, value.strides[1] // item
         o_row, o_column = out.strides[0] // item, out.strides[1] // item
+        b_row, b_column = strides(bias, item)
+        m_row, m_column = strides(mask, 1)
+        has_bias, has_mask = bias.shape[0] > 0, mask.shape[0] > 0
         row_blocks = -(-n // row_step)
-        padded = -(-width // t.columns) * t.columns
+        step = -(-width // lanes) * lanes
+        chunk = depth
+        if depth > WHOLE:
+            chunk = -(-depth // -(-depth // CHUNK) // 4) * 4
         # the workspace, piece by piece
-        scratch = align(address(workspace, number * workspace.shape[1]))
-        strips = advance(scratch, 3 * t.rows * t.columns)
-        saved = advance(strips, row_step * key_block)
-        product = advance(saved, row_step * key_block)
-        accumulator = advance(product, row_step * padded)
-        state = advance(accumulator, 2 * row_step * padded)
-        factors = advance(state, 3 * row_step)
-        packed_values = advance(factors, row_step)
-        gathered = advance(packed_values, key_block * padded)  # few rows only
-        packed = gathered
-        if short:
-            packed = advance(gathered, 3 * DOT_KEYS + DOT_KEYS * depth)
+        most = -(-row_step // lanes) * lanes
+        state = align(address(workspace, number * workspace.shape[1]))
+        panel = advance(state, (SPARE + 1) * most)
+        strip = advance(panel, most * depth)
+        acc = advance(strip, most * (key_block + spread))
+        total = advance(acc, step * (most + spread))
+        lost = advance(total, step * most)
+        saved = advance(lost, step * most)
+        clean = advance(saved, most * key_block)
+        square = advance(clean, key_block * width)
         task, walked = resume(counter, number)
+        held = folded = careful = False
+        begun = task >= 0
+        if begun:
+            flags = int(peek(state, SPARE * most))
+            held, folded, careful = flags & 1 > 0, flags & 2 > 0, flags & 4 > 0
         while True:
-            fresh = task < 0
-            if fresh:
+            if task < 0:
                 task = draw(counter)
                 if task >= stop:
                     break
+                careful = v_column != 1
             at = task // row_blocks
             top = (row_blocks - 1 - task % row_blocks) * row_step
             rows = min(n, top + row_step) - top
+            pitch = -(-rows // lanes) * lanes
             position, length = lead[at, POSITION], min(m, lead[at, LENGTH])
-            q = address(query, lead[at, QUERY] + top * q_row)
             k = address(key, lead[at, KEY])
             v = address(value, lead[at, VALUE])
-            lost = advance(accumulator, rows * padded)
-            seen_from = max(0, top + position - left)
-            seen_to = min(length, top + rows + position + right)
-            if fresh:
-                start(state, accumulator, rows, padded)
-                if short:
-                    pack_queries(q, q_row, q_column, rows, depth, scale, packed)
+            low, high = top + position - left, top + position + right + 1
+            seen_from = max(0, low)
+            seen_to = min(length, high + rows - 1)
+            if seen_to <= seen_from:
+                seen_from = seen_to = 0
+            if not begun:
+                pack(
+                    address(query, lead[at, QUERY] + top * q_row), q_row, q_column,
+                    0, rows, depth, scale * log2_e, pitch, panel,
+                )  # fmt: skip
+                online.begin(state, pitch)
+                held = folded = False
                 walked = seen_from // key_block * key_block
-            for first in range(walked, seen_to, key_block):
-                walked = first
+            for block in range(walked, seen_to, key_block):
+                walked = block
                 if late(counter):
                     break
-                last = min(m, first + key_block)
+                if held and block % STRETCH == 0:
+                    if not folded:
+                        online.begin_whole(state, pitch, total, lost, step)
+                        folded = True
+                    online.fold(state, pitch, acc, total, lost, step)
+                    held = False
+                walked = block + key_block
+                first = max(seen_from, block)
+                last = min(seen_to, block + key_block)
                 keys = last - first
-                if not short:
-                    pack(k, k_row, k_column, first, last, depth, scale, packed)
-                finite = pack_values(
-                    advance(v, first * v_row), v_row, v_column, keys, width,
-                    packed_values,
+                some_bias = address(
+                    bias, lead[at, BIAS] + top * b_row + block * b_column
+                )
+                some_mask = address(
+                    mask, lead[at, MASK] + top * m_row + block * m_column
+                )
+                if has_mask and masks.none_true(
+                    some_mask, m_row, m_column, rows, first - block, last - block
+                ):
+                    continue
+                if has_bias and masks.all_minus_infinity(
+                    some_bias, b_row, b_column, rows, first - block, last - block
+                ):
+                    continue
+                line = advance(strip, (first - block) * pitch)
+                scores(
+                    advance(k, first * k_row), k_row, k_column, keys, panel, pitch,
+                    depth, chunk, line,
                 )  # fmt: skip
-                if short:
-                    dotted_strip(
-                        packed, rows, k, k_row, k_column, depth, gathered,
-                        advance(strips, -first), key_block, first, last,
-                    )  # fmt: skip
-                else:
-                    seen = top + position - first
-                    tiled_block(
-                        q, q_row, q_column, rows, packed, depth, scratch, strips,
-                        key_block, 0, keys, left - seen, seen + right + 1, 0, 0,
-                    )  # fmt: skip
-                for r in range(rows):
-                    strip = advance(strips, r * key_block)
-                    low = max(0, top + r + position - left)
-                    high = min(length, top + r + position + right + 1)
-                    finish_row(
-                        advance(strip, -first), top + r, first, last, low, high,
-                        bias, lead[at, BIAS], mask, lead[at, MASK], softcap, True, 0,
-                    )  # fmt: skip
-                    if not finite:
-                        for j in range(keys):
-                            poke(saved, r * key_block + j, peek(strip, j))
-                    factor = block_weights(strip, keys, state, 3 * r)
-                    poke(factors, r, factor)
-                tiled_block(
-                    strips, key_block, 1, rows, packed_values, keys, scratch,
-                    product, padded, 0, padded, UNBOUNDED, UNBOUNDED, 0, 0,
-                )  # fmt: skip
-                for r in range(rows):
-                    block = advance(product, r * padded)
-                    if not finite:
-                        poison(
-                            advance(v, first * v_row), v_row, v_column, keys, width,
-                            advance(saved, r * key_block), peek(state, 3 * r), block,
+                for i in range(0, pitch, lanes):
+                    column = advance(strip, i)
+                    if softcap > scalar(0):
+                        columns.soft_cap(
+                            column, pitch, first - block, last - block,
+                            softcap * log2_e,
                         )  # fmt: skip
-                    row.accumulate(
-                        advance(accumulator, r * padded), advance(lost, r * padded),
-                        block, padded, peek(factors, r),
+                    if has_bias:
+                        masks.add_bias(
+                            column, pitch, first - block, last - block,
+                            advance(some_bias, i * b_row), b_row, b_column, rows - i,
+                            square,
+                        )  # fmt: skip
+                    if has_mask:
+                        masks.apply_mask(
+                            column, pitch, first - block, last - block,
+                            advance(some_mask, i * m_row), m_row, m_column, rows - i,
+                        )  # fmt: skip
+                    begins, ends = low + i - block, high + i - block
+                    if begins + lanes - 1 > first - block or ends < last - block:
+                        masks.window(
+                            column, pitch, first - block, last - block, begins, ends
+                        )
+                if careful:
+                    for i in range(keys * pitch):
+                        poke(saved, i, peek(line, i))
+                online.weigh(
+                    strip, pitch, first - block, last - block, state, acc,
+                    step if held else 0,
+                )  # fmt: skip
+                u, u_row = advance(v, first * v_row), v_row
+                finite = True
+                if careful:
+                    finite = values.copy(u, v_row, v_column, keys, width, clean)
+                    u, u_row = clean, width
+                values.product(
+                    strip, 1, pitch, pitch, first - block, last - block, u, u_row,
+                    width, acc, step, held,
+                )  # fmt: skip
+                held = True
+                if careful and not finite:
+                    values.poison(
+                        advance(v, first * v_row), v_row, v_column, keys, width,
+                        saved, line, 1, pitch, rows, acc, step,
                     )  # fmt: skip
-                walked = last
             if walked < seen_to:
+                flags = held + 2 * folded + 4 * careful
+                poke(state, SPARE * most, scalar(flags))
                 park(counter, number, task, walked, seen_to)
                 break
-            task = -1
-            for r in range(rows):
-                write(
-                    address(out, lead[at, OUT] + (top + r) * o_row), o_column,
-                    lse, at * n + top + r, advance(state, 3 * r),
-                    advance(accumulator, r * padded), advance(lost, r * padded), width,
-                )  # fmt: skip
+            if not held:
+                for i in range(step * pitch):
+                    poke(acc, i, scalar(0))
+            if folded:
+                online.fold(state, pitch, acc, total, lost, step)
+                online.unite(state, pitch, acc, total, lost, step)
+            fine = write(
+                address(out, lead[at, OUT] + top * o_row), o_row, o_column, rows,
+                width, state, pitch, acc, step,
+            )  # fmt: skip
+            if lse.shape[0] > 0:
+                write_lse(lse, at * n + top, rows, state, pitch)
+                for r in range(rows if has_bias else 0):
+                    # in units of log2 it may have been beyond the lowest number
+                    if lowest >= peek(state, TOP * pitch + r) > minus_infinity:
+                        lse[at * n + top + r] = masks.greatest_bias(
+                            address(bias, lead[at, BIAS] + (top + r) * b_row), b_column,
+                            address(mask, lead[at, MASK] + (top + r) * m_row), m_column,
+                            has_mask, max(0, low + r), min(length, high + r),
+                        )  # fmt: skip
+            begun = False
+            if fine or careful:
+                task = -1
+            else:  # once more
+                careful = True
 
     element = getattr(types, dtype)
     matrix, flags, target, *others = array_types(dtype)
     arrays = (matrix, matrix, matrix, matrix, flags, target)
-    numbers = (element, element, *(types.int64,) * 4, types.boolean)
+    numbers = (element, element, *(types.int64,) * 4)
     arguments = (*arrays, types.Array(element, 1, "C"), *others, *numbers)
     return Kernel(f"attention-{dtype}-{level.name}", worker, arguments)

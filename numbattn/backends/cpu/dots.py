@@ -1,4 +1,4 @@
-"""Dot products as they lie: one query row against a run of key rows, lanes along d.
+"""Dot products as they lie: query rows against a run of key rows, lanes along d.
 
 Written as LLVM code; the path for few queries, whose speed is that of reading keys.
 """
@@ -10,25 +10,48 @@ from numba.core import cgutils
 
 from .emitter import I32, I64, Emitter, exchange, integer, lesser, shuffle
 
-DOT_ABREAST = 4  # key rows that are read side by side
 DOT_KEYS = 8  # key rows of one `dots` group: their sums are reduced together
-# Vectors of a key row that are read at one go.
+# Key rows that are read side by side, by blocks of vectors without a loop's end to
+# mispredict. Long rows go one by one, as memory is read fastest in order: 134 MB of
+# d = 128 take 1.1 times a plain read, 1.8 four abreast; short rows do need others
+# beside them (of 4 MB with d = 64 in the cache 124 GB/s, 99 one by one).
+DOT_ABREAST = 4
 DOT_BLOCKS = {"avx512": (8, 4), "neon": (8, 4)}
+LONG_ROW = 6  # vectors
+# Query rows that pass together where there are several: 48 cycles for four rows and a
+# key of d = 128. Keys are then requested ahead, into the L2 cache (1.2 times a plain
+# read, 2 without).
+DOT_QUERIES = {"avx512": 4, "neon": 4}
+DOT_KEYS_MANY = 4
+AHEAD_BYTES = 16384
 
 
-def emit_dots(e: Emitter, group: int, blocks: tuple[int, ...]):
-    """Emit ``out[j] = sum_c q[c] k[j, c]`` for a run of key rows; see `tiles`.
+def emit_dots(
+    e: Emitter, queries: int, group: int, abreast: int, blocks: tuple[int, ...]
+):
+    """Emit ``out[i, j] = sum_c q[i, c] k[j, c]`` for a run of key rows; see `tiles`.
 
-    By groups of rows, whose sums are reduced together; in them rows are read four at a
-    time, few enough streams for the processor to fetch ahead (256 MB of d = 64 take
-    7.7 ms, 9.7 with eight), by blocks of vectors without a loop's end to mispredict.
+    For up to `queries` rows, the same operations for each whatever their number.
+
+    By groups of rows, whose sums are reduced together; in them some rows are read
+    abreast.
     """
 
-    def dots(builder, q, k, k_row, keys, depth, shift, out):
+    def dots(builder, q, q_row, count, k, k_row, keys, depth, shift, out, out_row):
         back = builder.neg(shift)
-        left, base = builder.gep(q, [back]), builder.gep(k, [back])
+        base = builder.gep(k, [back])
+        last = builder.sub(count, integer(1))  # once more where there are fewer
+        lines = [lesser(builder, integer(i), last) for i in range(queries)]
+        left = [
+            builder.gep(q, [builder.add(back, builder.mul(line, q_row))])
+            for line in lines
+        ]
+        targets = [builder.mul(line, out_row) for line in lines]
         zero, width = e.constant(0.0), integer(e.lanes)
-        acc = [cgutils.alloca_once_value(builder, zero) for _ in range(group)]
+        acc = [
+            [cgutils.alloca_once_value(builder, zero) for _ in range(group)]
+            for _ in left
+        ]
         end = builder.add(shift, depth)
         whole = builder.sdiv(end, width)
         cut = builder.icmp_signed(">", shift, integer(0))
@@ -51,13 +74,15 @@ def emit_dots(e: Emitter, group: int, blocks: tuple[int, ...]):
         with cgutils.for_range_slice(builder, *bounds, I64) as (j, _):
             first = lesser(builder, j, last)
             key = builder.gep(base, [builder.mul(first, k_row)])
-            for cell in acc:
-                builder.store(zero, cell)
-            for r in range(0, group, DOT_ABREAST):
-                pair = slice(r, r + DOT_ABREAST)
+            for line in acc:
+                for cell in line:
+                    builder.store(zero, cell)
+            for r in range(0, group, abreast):
+                pair = slice(r, r + abreast)
                 rows = [builder.gep(key, [place]) for place in places[pair]]
+                cells = [line[pair] for line in acc]
                 with builder.if_then(cut):
-                    _dot_step(builder, e, left, rows, acc[pair], integer(0), end, shift)
+                    _dot_step(builder, e, left, rows, cells, integer(0), end, shift)
                 start = begin
                 for count in (*blocks, 1):
                     over = builder.srem(builder.sub(whole, start), integer(count))
@@ -65,52 +90,67 @@ def emit_dots(e: Emitter, group: int, blocks: tuple[int, ...]):
                     span = start, stop, integer(count)
                     with cgutils.for_range_slice(builder, *span, I64) as (v, _):
                         at = builder.mul(v, width)
-                        _dot_block(builder, e, left, rows, acc[pair], at, count)
+                        _dot_block(builder, e, left, rows, cells, at, count)
                     above = builder.icmp_signed(">", stop, start)
                     start = builder.select(above, stop, start)
                 with builder.if_then(has_tail):
-                    _dot_step(builder, e, left, rows, acc[pair], tail, rest)
-            sums = [builder.load(cell) for cell in acc]
-            _store_sums(builder, e, sums, builder.gep(out, [first]), few, keys)
+                    _dot_step(builder, e, left, rows, cells, tail, rest)
+            sums = [builder.load(cell) for line in acc for cell in line]
+            where = builder.gep(out, [first])
+            _store_sums(builder, e, sums, group, where, targets, few, keys)
 
     return dots
 
 
-def _store_sums(builder, e: Emitter, sums, out, few, count):
-    """The sum over the lanes of each vector, to `out`; the first `count` where few."""
-    part = min(len(sums), e.lanes)
-    for j in range(0, len(sums), part):
-        total = _sum_each(builder, e, sums[j : j + part])
-        where = builder.gep(out, [integer(j)])
-        with builder.if_else(few) as (some, every):
-            with some:
-                for i in range(part):
-                    below = builder.icmp_signed("<", integer(j + i), count)
-                    with builder.if_then(below):
-                        x = builder.extract_element(total, ir.Constant(I32, i))
-                        builder.store(x, builder.gep(where, [integer(i)]))
-            with every:
-                where = builder.bitcast(where, total.type.as_pointer())
-                builder.store(total, where, align=e.itemsize)
+def _store_sums(builder, e: Emitter, sums, group: int, out, targets, few, count):
+    """The sum over the lanes of each vector, `group` of them to each target.
+
+    Where there are few keys, the first `count` of each row.
+    """
+    part = min(group, e.lanes)
+    size = min(len(sums), e.lanes // part * part)
+    for start in range(0, len(sums), size):
+        total = _sum_each(builder, e, sums[start : start + size])
+        for j in range(0, size, part):
+            query, key = divmod(start + j, group)
+            where = builder.gep(out, [builder.add(targets[query], integer(key))])
+            line = shuffle(builder, total, total, list(range(j, j + part)))
+            with builder.if_else(few) as (some, every):
+                with some:
+                    for i in range(part):
+                        below = builder.icmp_signed("<", integer(key + i), count)
+                        with builder.if_then(below):
+                            x = builder.extract_element(line, ir.Constant(I32, i))
+                            builder.store(x, builder.gep(where, [integer(i)]))
+                with every:
+                    where = builder.bitcast(where, line.type.as_pointer())
+                    builder.store(line, where, align=e.itemsize)
 
 
 def _dot_block(builder, e: Emitter, left, rows, cells, at, count: int):
     """`count` whole vectors of each row."""
     places = [builder.add(at, integer(i * e.lanes)) for i in range(count)]
-    x = [e.load(builder, left, place) for place in places]
-    for row, cell in zip(rows, cells, strict=True):
-        total = builder.load(cell)
-        for part, place in zip(x, places, strict=True):
-            total = e.fma(builder, part, e.load(builder, row, place), total)
-        builder.store(total, cell)
+    x = [[e.load(builder, line, place) for place in places] for line in left]
+    for r, row in enumerate(rows):
+        y = [e.load(builder, row, place) for place in places]
+        for place in places if len(left) > 1 else ():
+            ahead = builder.add(place, integer(AHEAD_BYTES // e.itemsize))
+            e.prefetch(builder, row, ahead)
+        for line, some in zip(x, cells, strict=True):
+            total = builder.load(some[r])
+            for part, other in zip(line, y, strict=True):
+                total = e.fma(builder, part, other, total)
+            builder.store(total, some[r])
 
 
 def _dot_step(builder, e: Emitter, left, rows, cells, at, count, skip=None):
     """Lanes skip..count of one vector of each row."""
-    x, zero = e.load(builder, left, at), e.constant(0.0)
-    for row, cell in zip(rows, cells, strict=True):
+    zero = e.constant(0.0)
+    x = [e.load(builder, line, at) for line in left]
+    for r, row in enumerate(rows):
         y = e.masked_load(builder, row, at, count, zero, skip)
-        builder.store(e.fma(builder, x, y, builder.load(cell)), cell)
+        for part, some in zip(x, cells, strict=True):
+            builder.store(e.fma(builder, part, y, builder.load(some[r])), some[r])
 
 
 def _sum_each(builder, e: Emitter, x: list):

@@ -36,6 +36,7 @@ from .tiles import tiles
 
 ANY, FORWARDS, BACKWARDS = range(3)
 MOST_CLAIMS = 62
+MANY = 3  # rows, and more, go by several abreast
 NEAR = 4096  # elements of keys that all query rows pass before the next ones
 
 
@@ -124,7 +125,17 @@ def strips(dtype: str, level: Simd):
                         x = peek(source, i * k_row + c * k_column)
                         poke(gathered, i * depth + c, x)
                 source, row = gathered, depth
-            for r in range(rows):
+            done = 0
+            if 0 < depth <= step:
+                while rows - done >= MANY:
+                    some = min(t.queries, rows - done)
+                    t.dots_many(
+                        advance(packed, done * size + t.lanes), size, some, source,
+                        row, keys, depth, 0, advance(out, done * out_row + j),
+                        out_row,
+                    )  # fmt: skip
+                    done += some
+            for r in range(done, rows):
                 dot_rows(
                     advance(packed, r * size + t.lanes), source, row, keys, depth,
                     shift, scratch, advance(out, r * out_row + j),

@@ -94,28 +94,57 @@ def panel_offsets(
     return _offsets(own, strides, lead, 1) if own else 0
 
 
+@lru_cache(maxsize=64)
+def _same(
+    lead: tuple[int, ...],
+    item: int,
+    position: int,
+    length: int,
+    axes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...],
+) -> np.ndarray:
+    """The table of a problem with one position and length; kernels only read it."""
+    table = np.zeros((prod(lead), 8), np.int64)
+    for column, (shape, strides) in enumerate(axes):
+        size = 1 if column == MASK else item
+        table[:, column] = _offsets(shape, strides, lead, size)
+    table[:, POSITION], table[:, LENGTH] = position, length
+    return table
+
+
+def _axes(array: np.ndarray | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The leading axes: shape and strides."""
+    return ((), ()) if array is None else (array.shape[:-2], array.strides[:-2])
+
+
 def lead_table(problem: AttentionProblem, out: np.ndarray) -> np.ndarray:
-    """The table of offsets, positions and lengths, (leading indices, 8) int64."""
+    """The table of offsets, positions and lengths, (leading indices, 8) int64.
+
+    Nobody may write to it: it serves all calls of the like (9 us to make).
+    """
     lead = problem.lead
     position, length = problem.q_offset, problem.kv_lengths
     if not lead:
         return _single(int(position), int(length))
+    arrays = (
+        problem.query,
+        problem.key,
+        problem.value,
+        out,
+        problem.bias,
+        problem.mask,
+    )
+    axes = tuple([_axes(array) for array in arrays])
+    kept = prod(lead) <= KEPT_LEADS
+    item = problem.acc_dtype.itemsize
+    if kept and isinstance(position, int) and isinstance(length, int):
+        return _same(lead, item, position, length, axes)
     table = np.zeros((prod(lead), 8), np.int64)
-    for column, array in (
-        (QUERY, problem.query),
-        (KEY, problem.key),
-        (VALUE, problem.value),
-        (OUT, out),
-        (BIAS, problem.bias),
-        (MASK, problem.mask),
-    ):
-        if array is None or array.ndim <= 2:
-            continue
-        axes = array.shape[:-2], array.strides[:-2]
-        if len(table) <= KEPT_LEADS:
-            table[:, column] = _offsets(*axes, lead, array.itemsize)
-        else:
-            _fill(table[:, column].reshape(lead), *axes, array.itemsize)
+    for column, (shape, strides) in enumerate(axes):
+        size = 1 if column == MASK else item
+        if kept:
+            table[:, column] = _offsets(shape, strides, lead, size)
+        elif shape:
+            _fill(table[:, column].reshape(lead), shape, strides, size)
     for column, number in ((POSITION, position), (LENGTH, length)):
         table[:, column].reshape(lead)[...] = number
     return table

@@ -307,7 +307,10 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
     steps = how.steps
     packed = empty_panels(dtype)
     if how.panel:
-        packed = _pack(problem, key, out, how, lead, execution)
+        if problem.lead:
+            lead = lead.copy()
+            lead[:, PANELS] = panel_offsets(problem.key, problem.lead, how.panel)
+        packed = _pack(problem, key, out, how, execution)
     short = problem.n_total <= SHORT_ROWS
     if short:
         steps += (workers, next(_turns) if how.in_turns else few_rows.ANY)
@@ -345,14 +348,11 @@ def _pack(
     key: np.ndarray,
     out: np.ndarray,
     how: Plan,
-    lead: np.ndarray,
     execution: Execution,
 ) -> np.ndarray:
-    """All keys in panels; their places go into the table of offsets."""
+    """All keys in panels."""
     dtype = problem.acc_dtype
     starts = key_starts(problem.key)
-    if problem.lead:
-        lead[:, PANELS] = panel_offsets(problem.key, problem.lead, how.panel)
     packed = borrow(len(starts) * how.panel, dtype)
     shift = 0
     if how.shifted:

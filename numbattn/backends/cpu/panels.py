@@ -21,16 +21,16 @@ from .tiles import tiles
 
 @cache
 def packing(dtype: str, level: Simd):
-    """The function that packs keys first..last."""
+    """The function that packs rows first..last."""
     t = tiles(dtype, level)
-    lanes, columns = t.lanes, t.columns
+    lanes = t.lanes
     scalar = np.dtype(dtype).type
 
     @inner
-    def pack(key, row, column, first, last, depth, scale, packed):
-        """Keys first..last, scaled, into panels ``[depth][columns]``.
+    def pack(key, row, column, first, last, depth, scale, columns, packed):
+        """Rows first..last, scaled, into panels ``[depth][columns]``.
 
-        Places without a key (before 0, behind `last`) are filled with zeros.
+        Places without a row (before 0, behind `last`) are filled with zeros.
         """
         for panel in range(first, last, columns):
             target = advance(packed, (panel - first) * depth)
@@ -66,6 +66,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     writes its own panels.
     """
     pack = packing(dtype, level)
+    columns = tiles(dtype, level).columns
 
     def worker(
         number, counter, stop, key, starts, panels, scale, key_step, shift
@@ -82,7 +83,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             last = min(m, first - shift + key_step)
             pack(
                 address(key, starts[at]), row, column, first - shift, last, depth,
-                scale, address(panels, at * size + first * depth),
+                scale, columns, address(panels, at * size + first * depth),
             )  # fmt: skip
 
     element = getattr(types, dtype)

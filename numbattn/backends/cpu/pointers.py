@@ -98,3 +98,16 @@ def _atomic(operation):
 # On the first element of an int64 array, at once; both return its old value.
 fetch_add = _atomic("add")
 fetch_or = _atomic("or")
+
+
+@intrinsic
+def fetch_add_at(typingctx, pointer, value):
+    """Add to a number in memory at once; returns its old value.
+
+    What a thread wrote before is seen by those that add after it.
+    """
+
+    def generate(context, builder, signature, values):
+        return builder.atomic_rmw("add", *values, "acq_rel")
+
+    return types.int64(pointer, types.int64), generate

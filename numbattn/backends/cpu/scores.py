@@ -250,7 +250,7 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
                     whole = -(-(high - start) // t.columns) * t.columns
                     pack(
                         k, k_row, k_column, start, min(last, start + whole), depth,
-                        scale, packed,
+                        scale, t.columns, packed,
                     )  # fmt: skip
                 for i in range(top, bottom, GROUP * t.rows):
                     rows = min(GROUP * t.rows, bottom - i)

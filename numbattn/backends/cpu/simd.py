@@ -17,11 +17,14 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, models, register_model
 
-from .emitter import Emitter
+from .emitter import I64, Emitter, transposed
 from .levels import Simd
 
 # What kernels call inside: never from Python, so without the wrappers for that.
 inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+FLAGS = 16  # of a mask that are looked at together
+FLAG_BITS = ir.IntType(8 * FLAGS)
 
 
 class Vector(types.Type):
@@ -159,6 +162,80 @@ def vector_operations(dtype: str, level: Simd) -> ModuleType:
     @emitted(vector, vector, vector)
     def greater(builder, x, y):
         return e.greater(builder, x, y)
+
+    @emitted(types.boolean, vector, vector)
+    def any_greater(builder, x, y):
+        """Whether x is above y in any lane."""
+        above = builder.fcmp_ordered(">", x, y)
+        bits = builder.bitcast(above, ir.IntType(e.lanes))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    @emitted(vector, vector, vector, vector)
+    def raised(builder, old, new, step):
+        """`new` where it is above `old` by more than `step`, else `old`."""
+        above = builder.fcmp_ordered(">", new, builder.fadd(old, step))
+        return builder.select(above, new, old)
+
+    @emitted(vector, vector)
+    def shift_of(builder, x):
+        """X, and 0 for -inf: then -inf less it is -inf, not NaN."""
+        none = builder.fcmp_ordered("==", x, e.constant(-np.inf))
+        return builder.select(none, e.constant(0.0), x)
+
+    @emitted(vector, vector, integer, integer)
+    def keep_lanes(builder, x, first, last):
+        """Lanes first..last of x; -inf in the others."""
+        mask = e.lane_mask(builder, last, first)
+        return builder.select(mask, x, e.constant(-np.inf))
+
+    @emitted(vector, vector, vector, scalar)
+    def biased(builder, x, y, factor):
+        """X + y * factor, which stays finite for finite y; -inf where y is -inf.
+
+        So -inf masks, also over NaN and inf in x, and the lowest number does not.
+        """
+        bottom = e.constant(-np.inf)
+        masked = builder.fcmp_ordered("==", y, bottom)
+        more = builder.fmul(y, e.splat(builder, factor))
+        more = e.at_least(builder, more, e.constant(np.finfo(dtype).min))
+        return builder.select(masked, bottom, builder.fadd(x, more))
+
+    @emitted(types.boolean, pointer, integer)
+    def all_masked(builder, base, offset):
+        """Whether a vector is -inf in every lane."""
+        x = e.load(builder, base, offset)
+        masked = builder.fcmp_ordered("==", x, e.constant(-np.inf))
+        bits = builder.bitcast(masked, ir.IntType(e.lanes))
+        return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, -1))
+
+    flags = types.CPointer(types.boolean)
+
+    @emitted(types.boolean, flags, integer)
+    def any_true(builder, base, offset):
+        """Whether one of `FLAGS` flags is True."""
+        data = builder.bitcast(builder.gep(base, [offset]), FLAG_BITS.as_pointer())
+        bits = builder.load(data, align=1)
+        return builder.icmp_unsigned("!=", bits, ir.Constant(FLAG_BITS, 0))
+
+    @emitted(types.void, flags, integer, pointer, integer)
+    def mask_square(builder, mask, row, scores, pitch):
+        """-inf in a square of transposed scores where the mask is False.
+
+        Lane i of vector j of the scores goes by flag j of row i of the mask: a
+        transposition of bytes.
+        """
+        lanes = e.lanes
+        kind = ir.VectorType(ir.IntType(8), lanes)
+        x = []
+        for i in range(lanes):
+            where = builder.gep(mask, [builder.mul(ir.Constant(I64, i), row)])
+            x.append(builder.load(builder.bitcast(where, kind.as_pointer()), align=1))
+        none, bottom = ir.Constant(kind, [0] * lanes), e.constant(-np.inf)
+        for j, flag in enumerate(transposed(builder, x)):
+            at = builder.mul(ir.Constant(I64, j), pitch)
+            seen = builder.icmp_unsigned("!=", flag, none)
+            score = builder.select(seen, e.load(builder, scores, at), bottom)
+            e.store(builder, score, scores, at)
 
     @emitted(vector, vector)
     def exp2(builder, x):

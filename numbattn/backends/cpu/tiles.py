@@ -6,7 +6,7 @@ Three of them, for one element type and one vector width each:
   registers over the whole loop on k. Left rows are broadcast element by element
   as they lie (any strides), right rows are vectors. It serves the scores (left:
   queries, right: packed keys) and the output (left: weights, right: packed values).
-* `dots`: one query row against a run of key rows as they lie, lanes along d.
+* `dots`: query rows against a run of key rows as they lie, lanes along d.
 * `transpose`: packs key rows, so that keys lie in the lanes.
 
 Tile shapes follow BLIS ("The BLIS framework", Van Zee & van de Geijn, 2015):
@@ -19,14 +19,21 @@ from functools import cache
 from itertools import chain
 from types import ModuleType
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .dots import DOT_BLOCKS, DOT_KEYS, emit_dots
-from .emitter import I32, I64, Emitter, exchange, integer, lesser, shuffle
+from .dots import (
+    DOT_ABREAST,
+    DOT_BLOCKS,
+    DOT_KEYS,
+    DOT_KEYS_MANY,
+    DOT_QUERIES,
+    LONG_ROW,
+    emit_dots,
+)
+from .emitter import I64, Emitter, integer, lesser, transposed
 from .levels import Simd
-from .simd import emitted, namespace, outlined
+from .simd import emitted, inner, namespace, outlined
 
 # (rows, vectors across) of the register tile. On AVX-512 14 x 2 is as fast in the
 # L1 cache, but 6 x 4 writes longer runs of `out`: 103 against 95 GFLOP/s at 2048 x
@@ -150,19 +157,12 @@ def _prefetch(builder, e: Emitter, c, c_row, rows: int, columns: int):
     """Request the cache lines of a tile's target.
 
     Asked before the loop on k, their misses hide behind the arithmetic (0.79 -> 0.89
-    of the FMA peak at 2048 x 2048, d 128). Outside the array it does no harm: a
-    prefetch never faults.
+    of the FMA peak at 2048 x 2048, d 128).
     """
-    data = ir.IntType(8).as_pointer()
-    request = e.function(
-        builder, "llvm.prefetch.p0", ir.VoidType(), [data, I32, I32, I32]
-    )
-    write, keep, cache = (ir.Constant(I32, i) for i in (1, 3, 1))
     for r in range(rows):
         for j in range(0, columns, max(1, 64 // e.itemsize)):
             at = builder.add(builder.mul(integer(r), c_row), integer(j))
-            where = builder.bitcast(builder.gep(c, [at]), data)
-            builder.call(request, [where, write, keep, cache])
+            e.prefetch(builder, c, at, write=True, level=1)
 
 
 def _store_rows(builder, acc, c, c_row, store):
@@ -200,17 +200,8 @@ def _emit_transpose(e: Emitter):
             )
             for i in range(lanes)
         ]
-        step = 1
-        while step < lanes:
-            low, high = exchange(lanes, step)
-            for i in range(lanes):
-                if not i & step:
-                    a, b = x[i], x[i + step]
-                    x[i] = shuffle(builder, a, b, low)
-                    x[i + step] = shuffle(builder, a, b, high)
-            step *= 2
-        for i in range(lanes):
-            e.store(builder, x[i], target, builder.mul(integer(i), target_row))
+        for i, column in enumerate(transposed(builder, x)):
+            e.store(builder, column, target, builder.mul(integer(i), target_row))
 
     return transpose
 
@@ -227,10 +218,13 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
     `stream` whole tiles go past the caches, to memory: all rows of `c` must start on a
     vector then.
 
-    ``dots(q, k, k_row, keys, depth, shift, out)``: `q` lies between zeros, at least a
-    vector on each side; `shift` is how many elements behind an aligned vector every key
-    row starts (0 is always right): loads are then aligned, which takes 23 cycles a row
-    of d = 128 where loads across cache lines take 28. Nothing outside a row is read.
+    ``dots(q, k, k_row, keys, depth, shift, out)``: one row against a run of keys;
+    ``dots_many(q, q_row, count, k, k_row, keys, depth, shift, out, out_row)``: up to
+    `queries` of them. A row of `q` lies between zeros, at least a vector on each side;
+    `shift` is how many elements behind an
+    aligned vector every key row starts (0 is always right): loads are then aligned,
+    which takes 23 cycles a row of d = 128 where loads across cache lines take 28.
+    Nothing outside a row is read.
     """
     e = Emitter(dtype, level)
     rows, across = SHAPES[level.name]
@@ -242,11 +236,31 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
         *(pointer, integer64, integer64, pointer),
         *(pointer, *(integer64,) * 4),
     )(outlined(f"panel_{dtype}", _emit_panel(e, rows, across)))
-    dots = emitted(types.void, pointer, pointer, *(integer64,) * 4, pointer)(
-        outlined(
-            f"dots_{dtype}", emit_dots(e, DOT_KEYS, DOT_BLOCKS.get(level.name, (4,)))
-        )
+    queries = DOT_QUERIES.get(level.name, 2)
+    read = DOT_BLOCKS.get(level.name, (4,))
+    long_row = LONG_ROW * e.lanes
+    variants = (
+        ("dots_abreast", emit_dots(e, 1, DOT_KEYS, DOT_ABREAST, read)),
+        ("dots_in_order", emit_dots(e, 1, DOT_KEYS, 1, read)),
+        ("dots_many", emit_dots(e, queries, DOT_KEYS_MANY, DOT_ABREAST, ())),
     )
+    abreast, in_order, dots_many = (
+        emitted(
+            types.void,
+            *(pointer, *(integer64,) * 2),
+            *(pointer, *(integer64,) * 4),
+            *(pointer, integer64),
+        )(outlined(f"{name}_{dtype}", emit))
+        for name, emit in variants
+    )
+
+    @inner
+    def dots(q, k, k_row, keys, depth, shift, out):
+        if depth < long_row:
+            abreast(q, 0, 1, k, k_row, keys, depth, shift, out, 0)
+        else:
+            in_order(q, 0, 1, k, k_row, keys, depth, shift, out, 0)
+
     transpose = emitted(types.void, pointer, integer64, pointer, integer64, scalar)(
         _emit_transpose(e)
     )
@@ -256,5 +270,7 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
         lanes=e.lanes,
         panel=panel,
         dots=dots,
+        dots_many=dots_many,
+        queries=queries,
         transpose=transpose,
     )

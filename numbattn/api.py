@@ -30,6 +30,12 @@ class _Options(TypedDict, total=False):
     progress: bool | Callable[[int, int], None] | None
 
 
+class _Softmax(_Options, total=False):
+    """What `weights` and `attention` take, too."""
+
+    sinks: ArrayLike | None
+
+
 @overload
 def scores(
     query: ArrayLike, key: ArrayLike, *, out: None = None, **options: Unpack[_Options]
@@ -148,17 +154,17 @@ def scores(
     return dispatch.run(
         "scores", query, key, None, False, out,
         scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
-        backend, num_threads, max_memory, progress,
+        None, backend, num_threads, max_memory, progress,
     )  # fmt: skip
 
 
 @overload
 def weights(
-    query: ArrayLike, key: ArrayLike, *, out: None = None, **options: Unpack[_Options]
+    query: ArrayLike, key: ArrayLike, *, out: None = None, **options: Unpack[_Softmax]
 ) -> NDArray[Any]: ...
 @overload
 def weights(
-    query: ArrayLike, key: ArrayLike, *, out: _Out, **options: Unpack[_Options]
+    query: ArrayLike, key: ArrayLike, *, out: _Out, **options: Unpack[_Softmax]
 ) -> _Out: ...
 def weights(
     query: ArrayLike,
@@ -172,6 +178,7 @@ def weights(
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
     kv_lengths: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
     out: Any = None,
     backend: str | None = None,
     num_threads: int | None = None,
@@ -210,6 +217,10 @@ def weights(
         "lower_right" puts the last query at the last key.
     kv_lengths : int or array_like, optional
         How many of the m keys exist; shapes as for `q_offset`.
+    sinks : array_like, optional
+        Of real numbers, shape (H_q,), one for each head ((1,) without a heads axis): a
+        logit, neither scaled nor capped, that takes part in the softmax's sum and has
+        no key, so that rows sum to less than 1; ``-inf`` is none.
     out : array, optional
         Where the result goes: an array of its shape and dtype with any strides, a
         `numpy.memmap`, or any object with shape, dtype and slice assignment, which
@@ -228,8 +239,8 @@ def weights(
     -------
     ndarray
         Shape (..., n, m), `out` itself where it is given; dtype as in `scores`. Rows
-        sum to 1, those without an attended key are 0. A NaN or ``+inf`` among the
-        attended scores of a row makes the row NaN.
+        sum to 1, with a sink to less; those without an attended key are 0. A NaN or
+        ``+inf`` among the attended scores of a row, or as its sink, makes it NaN.
 
     Raises
     ------
@@ -266,7 +277,7 @@ def weights(
     return dispatch.run(
         "weights", query, key, None, False, out,
         scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
-        backend, num_threads, max_memory, progress,
+        sinks, backend, num_threads, max_memory, progress,
     )  # fmt: skip
 
 
@@ -278,7 +289,7 @@ def attention(
     *,
     return_lse: Literal[False] = False,
     out: None = None,
-    **options: Unpack[_Options],
+    **options: Unpack[_Softmax],
 ) -> NDArray[Any]: ...
 @overload
 def attention(
@@ -288,7 +299,7 @@ def attention(
     *,
     return_lse: Literal[False] = False,
     out: _Out,
-    **options: Unpack[_Options],
+    **options: Unpack[_Softmax],
 ) -> _Out: ...
 @overload
 def attention(
@@ -298,7 +309,7 @@ def attention(
     *,
     return_lse: Literal[True],
     out: None = None,
-    **options: Unpack[_Options],
+    **options: Unpack[_Softmax],
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
 @overload
 def attention(
@@ -308,7 +319,7 @@ def attention(
     *,
     return_lse: Literal[True],
     out: _Out,
-    **options: Unpack[_Options],
+    **options: Unpack[_Softmax],
 ) -> tuple[_Out, NDArray[Any]]: ...
 @overload
 def attention(
@@ -318,7 +329,7 @@ def attention(
     *,
     return_lse: bool,
     out: Any = None,
-    **options: Unpack[_Options],
+    **options: Unpack[_Softmax],
 ) -> Any: ...
 def attention(
     query: ArrayLike,
@@ -333,6 +344,7 @@ def attention(
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
     kv_lengths: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
     return_lse: bool = False,
     out: Any = None,
     backend: str | None = None,
@@ -374,6 +386,10 @@ def attention(
         "lower_right" puts the last query at the last key.
     kv_lengths : int or array_like, optional
         How many of the m keys exist; shapes as for `q_offset`.
+    sinks : array_like, optional
+        Of real numbers, shape (H_q,), one for each head ((1,) without a heads axis): a
+        logit, neither scaled nor capped, that takes part in the softmax's sum and in
+        the log-sum-exp and has no key; ``-inf`` is none.
     return_lse : bool
         Whether to return the log-sum-exp of the scores, too.
     out : array, optional
@@ -436,5 +452,5 @@ def attention(
     return dispatch.run(
         "attention", query, key, value, return_lse, out,
         scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
-        backend, num_threads, max_memory, progress,
+        sinks, backend, num_threads, max_memory, progress,
     )  # fmt: skip

@@ -103,6 +103,7 @@ def run(
     window_size: object,
     q_offset: object,
     kv_lengths: object,
+    sinks: object,
     backend: str | None,
     num_threads: object,
     max_memory: object,
@@ -117,6 +118,7 @@ def run(
         and window_size is None
         and q_offset is NO_OFFSET
         and kv_lengths is None
+        and sinks is None
         and backend is None
         and num_threads is None
         and max_memory is None
@@ -136,6 +138,7 @@ def run(
         "window_size": window_size,
         "q_offset": q_offset,
         "kv_lengths": kv_lengths,
+        "sinks": sinks,
     }
     if return_lse is not False and return_lse is not True:
         return_lse = flag(return_lse, "return_lse")

@@ -31,6 +31,7 @@ def estimate_memory(
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
     kv_lengths: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
     return_lse: bool = False,
     out: Any = None,
     block_shape: tuple[int, int] | None = None,
@@ -51,8 +52,10 @@ def estimate_memory(
         dtype: no element is read. `bias` and `mask` likewise.
     operation : {"scores", "weights", "attention", "iter_scores"}, optional
         Which call; "attention" with a value and "scores" without one unless given.
-    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths : optional
+    scale, softcap, bias, mask, is_causal, window_size, q_offset : optional
         The options of the call.
+    kv_lengths, sinks : optional
+        Likewise; `sinks` not for scores.
     return_lse : bool
         As for `attention`.
     out : array, optional
@@ -106,6 +109,7 @@ def estimate_memory(
         "window_size": window_size,
         "q_offset": q_offset,
         "kv_lengths": kv_lengths,
+        "sinks": sinks,
     }
     allowed = (*OPERATIONS, "iter_scores")
     arrays = query, key, value

@@ -86,6 +86,7 @@ def explain(
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: int | ArrayLike = 0,
     kv_lengths: int | ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
     backend: str | None = None,
     num_threads: int | None = None,
     max_memory: int | str | None = None,
@@ -99,8 +100,10 @@ def explain(
         dtype: no element is read. `bias` and `mask` likewise.
     operation : {"scores", "weights", "attention"}, optional
         Which call; "attention" with a value and "scores" without one unless given.
-    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths : optional
+    scale, softcap, bias, mask, is_causal, window_size, q_offset : optional
         The options of `attention`.
+    kv_lengths, sinks : optional
+        Likewise.
     backend, num_threads, max_memory : optional
         The execution options of `attention`.
 
@@ -136,6 +139,7 @@ def explain(
         "window_size": window_size,
         "q_offset": q_offset,
         "kv_lengths": kv_lengths,
+        "sinks": sinks,
     }
     arrays = query, key, value
     problem, chosen, execution = dispatch.foresee(

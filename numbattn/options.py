@@ -237,6 +237,28 @@ def boolean(value: object, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     return array
 
 
+def head_sinks(value: object, heads: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return a copy of the sinks in the accumulation dtype, one for each head."""
+    if value is None:
+        return None
+    array = as_array(value, "sinks")
+    if array.dtype.kind == "b":
+        raise DTypeError(
+            f"sinks is {describe(array)}; it has to be of real numbers, one logit for "
+            "each head"
+        )
+    float_name(array.dtype, "sinks")
+    if array.shape != (heads,):
+        same = f"numpy.full({heads}, sinks)"
+        hint = f": for one sink for all heads pass {same}" if not array.ndim else ""
+        raise ShapeError(
+            f"sinks has shape {array.shape}; it has to be ({heads},), one number for "
+            f"each head of the result (axis -3; 1 head without that axis){hint}"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e300 is inf in float32
+        return np.array(array, dtype, order="C")
+
+
 def _fits(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> None:
     """Raise unless the array broadcasts to the scores."""
     extra = array.ndim - len(shape)

@@ -20,6 +20,7 @@ from .arrays import (
     ready,
     result_dtype,
 )
+from .errors import OptionError
 from .options import UNBOUNDED
 from .shapes import differ, leading
 
@@ -78,6 +79,8 @@ class AttentionProblem(NamedTuple):
     """One number, or an array of as many axes as `lead`, each 1 or equal."""
     kv_lengths: int | NDArray[np.int64] = 0
     """Likewise; m where the call gave none."""
+    sinks: NDArray[Any] | None = None
+    """(heads,), C-contiguous: ``lead[-1]`` of them, 1 for matrices; not of scores."""
     n_total: int = 0
     """Rows of the whole call; what is cut from it keeps the path of the whole."""
     copies: tuple[str, ...] = ()
@@ -145,6 +148,9 @@ class AttentionProblem(NamedTuple):
             lead=tuple(part.stop - part.start for part in place),
             q_offset=cut(self.q_offset, 0),
             kv_lengths=cut(self.kv_lengths, 0),
+            sinks=self.sinks[place[-1]]
+            if self.sinks is not None and place
+            else self.sinks,
             **{name: cut(getattr(self, name), 2) for name in _ARRAYS},
         )
 
@@ -177,6 +183,7 @@ def check(
     window_size: object = None,
     q_offset: object = 0,
     kv_lengths: object = None,
+    sinks: object = None,
 ) -> AttentionProblem:
     """Check a call; `prepared` then brings it into the one form that backends take.
 
@@ -188,7 +195,7 @@ def check(
         What to compute.
     query, key, value : array_like
         The inputs; `value` for "attention" only.
-    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
+    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths, sinks
         The options of `numbattn.attention`; here a scale of None is 1/sqrt(d_k) for
         every operation.
 
@@ -245,10 +252,12 @@ def check(
         or window_size is not None
         or q_offset is not NO_OFFSET  # by identity: it may be an array
         or kv_lengths is not None
+        or sinks is not None
     ):
         problem = _with_options(
-            problem, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
-        )
+            problem, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
+            sinks,
+        )  # fmt: skip
     if not simple or problem.bias is not None:
         problem = copying(problem, _unfit(problem))
     return problem
@@ -323,7 +332,12 @@ def _with_options(
     window_size: object,
     q_offset: object,
     kv_lengths: object,
+    sinks: object,
 ) -> AttentionProblem:
+    if sinks is not None and problem.operation == "scores":
+        raise OptionError(
+            "sinks is given, which scores does not take: a sink is in the softmax only"
+        )
     lead, n, m = problem.lead, problem.n, problem.m
     left, right = options.window(window_size)
     if options.flag(is_causal, "is_causal"):
@@ -340,6 +354,7 @@ def _with_options(
         right=right,
         q_offset=offset,
         kv_lengths=lengths,
+        sinks=options.head_sinks(sinks, lead[-1] if lead else 1, problem.acc_dtype),
     )
 
 

@@ -99,7 +99,7 @@ def test_random_cases_reach_every_option_and_dtype() -> None:
     assert {a.dtype.name for c in cases for a in c.arrays} >= set(float_dtypes())
     assert {name for c in cases for name in c.options} == {
         "scale", "softcap", "bias", "mask", "is_causal", "window_size", "q_offset",
-        "kv_lengths",
+        "kv_lengths", "sinks",
     }  # fmt: skip
     strides = [s for c in cases for a in c.arrays for s in a.strides if a.size]
     assert min(strides) < 0

@@ -72,13 +72,21 @@ def scores(problem: AttentionProblem, head: tuple[int, ...]) -> NDArray[Any]:
     return np.where(visible(problem, head), s, -np.inf)
 
 
-def softmax(s: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the weights (n, m) and the log-sum-exp (n,); 0 and -inf without keys."""
+def softmax(
+    s: NDArray[Any], sink: np.floating[Any] | float = -np.inf
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the weights (n, m) and the log-sum-exp (n,).
+
+    The sink is one more score in the sum, without a weight. Rows without an attended
+    key have weights 0, and the sink for their log-sum-exp.
+    """
     row_max = s.max(axis=-1, keepdims=True, initial=-np.inf)
-    p = np.exp(s - np.where(row_max == -np.inf, 0, row_max))
-    row_sum = p.sum(axis=-1, keepdims=True)
-    lse = (row_max + np.log(row_sum))[:, 0]
-    return p / np.where(row_sum == 0, 1, row_sum), lse
+    some = row_max != -np.inf
+    top = np.where(some, np.maximum(row_max, sink), 0)
+    p = np.exp(s - top)
+    row_sum = p.sum(axis=-1, keepdims=True) + np.exp(sink - top)
+    lse = np.where(some, top + np.log(row_sum), sink)[:, 0]
+    return p / np.where(some, row_sum, 1), lse
 
 
 def mix(p: NDArray[Any], s: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
@@ -97,12 +105,15 @@ def compute(
 ) -> None:
     """Write one head; its arrays are gone when the next one begins."""
     s = scores(problem, head)
+    sink = s.dtype.type(-np.inf)
+    if problem.sinks is not None:
+        sink = s.dtype.type(problem.sinks[head[-1] if head else 0])
     if problem.operation == "scores":
         out[head] = s
     elif problem.operation == "weights":
-        out[head] = softmax(s)[0]
+        out[head] = softmax(s, sink)[0]
     elif problem.value is not None:
-        p, row_lse = softmax(s)
+        p, row_lse = softmax(s, sink)
         value = at(problem.value, head, problem.lead).astype(p.dtype)
         out[head] = mix(p, s, value)
         if lse is not None:

@@ -321,6 +321,8 @@ def _options(
         options["q_offset"] = (
             "lower_right" if often(0.4) else _per_lead(rng, lead, -n - 2, m + 2)
         )
+    if operation != "scores" and often(0.3):
+        options["sinks"] = _sinks(rng, lead[-1] if lead else 1)
     return options
 
 
@@ -349,6 +351,14 @@ def _bias(rng: np.random.Generator, lead: tuple[int, ...], n: int, m: int) -> Ar
     if rng.random() < 0.5:
         bias[rng.random(bias.shape) < 0.3] = -np.inf
     return bias.astype(dtypes[int(rng.integers(len(dtypes)))])
+
+
+def _sinks(rng: np.random.Generator, heads: int) -> Array:
+    sinks = rng.standard_normal(heads) * rng.choice([1.0, 5.0, 100.0])
+    sinks[rng.random(heads) < 0.1] = rng.choice([-np.inf, np.inf, np.nan])
+    dtypes = list(float_dtypes().values())
+    cast: Array = sinks.astype(dtypes[int(rng.integers(len(dtypes)))])
+    return cast
 
 
 def _poison(

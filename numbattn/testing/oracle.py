@@ -37,11 +37,13 @@ class Exact:
     magnitude : (..., n, m) longdouble
         ``|scale| * sum_c |q_ic k_jc| + |bias_ij|``.
     row_magnitude : (..., n) longdouble
-        The largest `magnitude` over attended keys, 0 in an empty row (S_i).
+        The largest `magnitude` over attended keys, 0 in an empty row; the sink, where
+        that is larger (S_i).
     weights : (..., n, m) longdouble
-        Softmax over attended keys, 0 elsewhere.
+        Softmax over attended keys and the sink, 0 elsewhere.
     lse : (..., n) longdouble
-        Natural logarithm of the sum of exponentials, ``-inf`` in an empty row.
+        Natural logarithm of the sum of exponentials, of the sink's, too; in an empty
+        row the sink, ``-inf`` without one.
     output : (..., n, d_v) longdouble or None
     output_magnitude : (..., n, d_v) longdouble or None
         ``sum_j weights_ij |v_jc|``.
@@ -93,6 +95,7 @@ def exact(
     window_size: Any = None,
     q_offset: Any = 0,
     kv_lengths: Any = None,
+    sinks: Any = None,
 ) -> Exact:
     """Compute one operation in long double.
 
@@ -102,7 +105,7 @@ def exact(
         Only its default scale and its value argument make a difference.
     query, key, value : array_like
         As in :func:`numbattn.attention`; `value` only for attention.
-    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths
+    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths, sinks
         As in :func:`numbattn.attention`.
 
     Returns
@@ -122,6 +125,10 @@ def exact(
         with np.errstate(over="ignore"):
             bias = np.asarray(bias).astype(acc)
     lengths = np.full((), m) if kv_lengths is None else np.asarray(kv_lengths)
+    heads = lead[-1] if lead else 1
+    extra = np.full(heads, -np.inf) if sinks is None else np.asarray(sinks)
+    with np.errstate(over="ignore"):
+        extra = extra.astype(acc).astype(LONG)
     offsets = np.asarray(lengths - n if isinstance(q_offset, str) else q_offset)
 
     found: dict[str, Array] = {}
@@ -133,7 +140,8 @@ def exact(
         q, k, *v = (pick(a, at, lead).astype(LONG) for a in arrays)
         b = None if bias is None else pick(bias, at, lead).astype(LONG)
         one = _scores(q, k, scale, softcap, b, visible, np.finfo(acc).max)
-        one |= _softmax(one["scores"], one["attended"], one["magnitude"])
+        sink = extra[at[-1] if at else 0]
+        one |= _softmax(one["scores"], one["attended"], one["magnitude"], sink)
         if v:
             one |= _average(one["weights"], one["attended"], v[0])
         for name, part in one.items():
@@ -256,16 +264,20 @@ def _scores(
     return {"scores": s, "attended": ~np.isneginf(s), "magnitude": magnitude}
 
 
-def _softmax(s: Array, attended: Array, magnitude: Array) -> dict[str, Array]:
+def _softmax(
+    s: Array, attended: Array, magnitude: Array, sink: Any
+) -> dict[str, Array]:
     some = attended.any(axis=1)
     with np.errstate(all="ignore"):
-        largest = s.max(axis=1, initial=-np.inf)
+        largest = np.maximum(s.max(axis=1, initial=-np.inf), sink)
         shift = np.where(some, largest, 0)[:, None]
         p = np.where(attended, np.exp(s - shift), 0)
-        total = p.sum(axis=1)
+        total = p.sum(axis=1) + np.exp(sink - shift[:, 0])
         weights = np.where(attended, p / np.where(some, total, 1)[:, None], 0)
-        lse = np.where(some, shift[:, 0] + np.log(np.where(some, total, 1)), -np.inf)
+        lse = np.where(some, shift[:, 0] + np.log(np.where(some, total, 1)), sink)
     row_magnitude = np.where(attended, magnitude, 0).max(axis=1, initial=0)
+    if np.isfinite(sink):  # what is lost in score - sink, where the sink is larger
+        row_magnitude = np.maximum(row_magnitude, sink)
     return {"weights": weights, "lse": lse, "row_magnitude": row_magnitude}
 
 

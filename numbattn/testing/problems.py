@@ -47,8 +47,16 @@ def results(
                 "attention", backend, *arrays, return_lse=True, **options
             )
         else:
-            found[operation] = call(operation, backend, *arrays[:2], **options)
+            taken = taken_by(operation, options)
+            found[operation] = call(operation, backend, *arrays[:2], **taken)
     return found
+
+
+def taken_by(operation: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without those that an operation does not take."""
+    if operation != "scores":
+        return options
+    return {name: value for name, value in options.items() if name != "sinks"}
 
 
 def held(
@@ -96,13 +104,15 @@ def hidden_by(name: str, n: int, m: int) -> Array:
     return np.random.default_rng(5).random((n, m)) < 0.4
 
 
-def options_for(n: int, m: int, lead: tuple[int, ...] = ()) -> dict[str, Any]:
+def options_for(
+    n: int, m: int, lead: tuple[int, ...] = (), operation: str = "attention"
+) -> dict[str, Any]:
     """Return every option at once, with arrays where arrays are possible."""
     rng = np.random.default_rng(9)
     bias = rng.standard_normal((*lead, n, m)).astype(np.float32)
     bias[..., 1::7] = -np.inf
     count = int(np.prod(lead))
-    return {
+    options = {
         "scale": 0.3,
         "softcap": 4.0,
         "bias": bias,
@@ -111,7 +121,9 @@ def options_for(n: int, m: int, lead: tuple[int, ...] = ()) -> dict[str, Any]:
         "window_size": (40, None),
         "q_offset": np.arange(5, 5 + count).reshape(lead) if lead else 5,
         "kv_lengths": np.arange(m - count + 1, m + 1).reshape(lead) if lead else m - 2,
+        "sinks": rng.standard_normal(lead[-1] if lead else 1) * 3,
     }
+    return taken_by(operation, options)
 
 
 def batch(

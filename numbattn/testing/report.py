@@ -20,6 +20,7 @@ from numbattn.testing import (  # they register their checks
     rules_memory,
     rules_options,
     rules_poison,
+    rules_sinks,
     rules_sizes,
     rules_values,
 )
@@ -33,6 +34,7 @@ MODULES = (
     rules_values,
     rules_poison,
     rules_options,
+    rules_sinks,
     rules_heads,
     rules_sizes,
     rules_half,

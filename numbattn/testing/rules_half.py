@@ -36,7 +36,7 @@ def half_of_every_option(
     if not installed(dtype):
         return {}
     arrays = batch(dtype, n=n)[: count_of(operation)]
-    options = options_for(n, 40, (2, 4))
+    options = options_for(n, 40, (2, 4), operation)
     got = call(operation, backend, *arrays, **options)
     require(got.dtype == arrays[0].dtype, f"the result is {got.dtype}")
     return assert_result(got, exact(operation, *arrays, **options))

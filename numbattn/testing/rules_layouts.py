@@ -44,7 +44,7 @@ def _keeps_bits(backend: str, argument: str, layout: str) -> None:
 
 @check(
     10,
-    argument=("query", "key", "value", "bias", "q_offset", "kv_lengths"),
+    argument=("query", "key", "value", "bias", "q_offset", "kv_lengths", "sinks"),
     layout=LAYOUTS,
 )
 def layout_of(backend: str, argument: str, layout: str) -> None:
@@ -62,7 +62,7 @@ def layout_of_mask(backend: str, layout: str) -> None:
 def layouts_together(backend: str, operation: str, dtype: str) -> None:
     """All arguments at once in a layout give the bits of the contiguous copies."""
     arrays = batch(dtype)[: count_of(operation)]
-    options = options_for(21, 40, (2, 4))
+    options = options_for(21, 40, (2, 4), operation)
     want = call(operation, backend, *arrays, **options)
     for layout in LAYOUTS:
         moved = [relayout(a, layout) for a in arrays]
@@ -97,7 +97,7 @@ def layout_of_out(backend: str, layout: str) -> None:
         (*SIZES, ("float16", 18)), OPERATIONS
     ):
         arrays = batch(dtype, n=n, heads=2)[: count_of(operation)]
-        for options in ({}, options_for(n, 40, (2, 2))):
+        for options in ({}, options_for(n, 40, (2, 2), operation)):
             want = call(operation, backend, *arrays, **options)
             guard = guarded_empty(want.shape, want.dtype, layout)
             got = call(operation, backend, *arrays, out=guard.array, **options)

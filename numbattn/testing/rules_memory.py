@@ -124,7 +124,7 @@ def inputs_are_not_written(backend: str, operation: str, dtype: str, n: int) -> 
     """No byte of an input changes, and read-only inputs do."""
     arrays = batch(dtype, n=n)[: count_of(operation)]
     arrays[1][0, 0, 5] = np.nan
-    options = options_for(n, 40, (2, 4))
+    options = options_for(n, 40, (2, 4), operation)
     kept = [*arrays, *(a for a in options.values() if isinstance(a, np.ndarray))]
     before = [a.tobytes() for a in kept]
     for writeable in (True, False):

@@ -15,7 +15,7 @@ from numbattn.testing.registry import check
 
 OPTIONS = (
     "scale", "softcap", "bias", "mask", "is_causal", "window_size", "q_offset",
-    "kv_lengths",
+    "kv_lengths", "sinks",
 )  # fmt: skip
 M = 37
 SEVERAL = (5, 21)
@@ -37,6 +37,7 @@ def value_of(option: str, n: int) -> Any:
         "window_size": (9, 4),
         "q_offset": rng.integers(-3, M, (2, 4)),
         "kv_lengths": rng.integers(0, M + 1, (2, 1)),
+        "sinks": rng.standard_normal(4) * 2,
     }[option]
 
 

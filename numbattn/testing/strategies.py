@@ -133,6 +133,8 @@ def _options(
         "q_offset": st.just("lower_right") | _positions(lead, -n - 2, m + 2),
         "kv_lengths": _positions(lead, 0, m),
     }
+    if operation != "scores":
+        choices["sinks"] = _sinks(lead[-1] if lead else 1)
     return {
         name: draw(strategy)
         for name, strategy in choices.items()
@@ -177,6 +179,17 @@ def _positions(draw: st.DrawFn, lead: tuple[int, ...], low: int, high: int) -> A
     dtype = draw(st.sampled_from([np.int16, np.int32, np.int64]))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     return rng.integers(low, high + 1, shape, dtype=dtype)
+
+
+@st.composite
+def _sinks(draw: st.DrawFn, heads: int) -> Any:
+    """Draw a sink for each head, as a list or an array."""
+    number = st.floats(-9, 9, width=16) | st.sampled_from(
+        [0.0, 1e3, -1e3, -np.inf, np.inf, np.nan]
+    )
+    sinks = [draw(number) for _ in range(heads)]
+    kind = draw(st.none() | st.sampled_from(list(float_dtypes().values())))
+    return sinks if kind is None else np.array(sinks).astype(kind)
 
 
 class _Hostile:

@@ -85,7 +85,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "masked_scores[mask]",
     ),
     "NaN for rows without keys": (
-        "weights /= total if total != 0 else 1", "weights = weights / total",
+        "np.zeros(p.m), sink", "np.full(p.m, np.nan), sink",
         "row_without_keys[mask]",
     ),
     "lse in base two": (
@@ -93,13 +93,25 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "lse_of_equal_scores[float32, 70]",
     ),
     "lse of 0 for rows without keys": (
-        "lse = top + np.log(total)",
-        "lse = top + np.log(total) if total else np.longdouble(0)",
+        "np.zeros(p.m), sink", "np.zeros(p.m), 0 if sink == -np.inf else sink",
         "empty_row_is_not_read[mask]",
     ),
     "softmax without the maximum": (
-        "np.exp(s - (0 if top == -np.inf else top))", "np.exp(s.astype(p.acc_dtype))",
+        "np.exp(s - top)", "np.exp(s.astype(p.acc_dtype))",
         "large_logits[float32, 1000.0]",
+    ),
+    "ignores sinks": ("+ np.exp(sink - top)", "", "one_option[sinks]"),
+    "the sink of the first head for all": (
+        "p.sinks[head[-1] if head else 0]", "p.sinks[0]", "sinks_of_heads[4:4]",
+    ),
+    "scaled sinks": (
+        "p.sinks[head[-1] if head else 0]",
+        "p.scale * p.sinks[head[-1] if head else 0]",
+        "sinks_are_not_scores[scale]",
+    ),
+    "a row without keys forgets its sink": (
+        "np.zeros(p.m), sink", "np.zeros(p.m), -np.inf",
+        "sink_of_a_row_without_keys[0.0]",
     ),
     "reads masked values": (
         "weights[seen] @ at(p.value, head, p.lead)[seen]",
@@ -126,8 +138,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "positive_sums[float32, 2048]",
     ),
     "plain float32 sums of weights": (
-        "total = weights.sum()",
-        "total = np.add.accumulate(weights.astype(p.acc_dtype))[-1] if p.m else 0",
+        "weights.sum()", "np.add.accumulate(weights.astype(p.acc_dtype))[-1]",
         "sums_of_equal_weights[float32, 65536, 3]",
     ),
     "scores in half precision": (

@@ -19,7 +19,7 @@ Q = np.ones((2, 2, 3, 4), np.float32)
 GOOD: dict[str, Any] = {"query": Q, "key": Q, "value": Q}
 OPTIONS = (
     "scale", "softcap", "bias", "mask", "is_causal", "window_size", "q_offset",
-    "kv_lengths", "num_threads", "max_memory", "progress", "backend", "out",
+    "kv_lengths", "sinks", "num_threads", "max_memory", "progress", "backend", "out",
     "return_lse", "block_shape",
 )  # fmt: skip
 NAMES = (*GOOD, *OPTIONS)
@@ -63,6 +63,7 @@ def call(backend: str, operation: str, changes: dict[str, Any]) -> None:
         ("return_lse", ("attention",)),
         ("block_shape", ("iter_scores",)),
         ("out", ("scores", "weights", "attention")),
+        ("sinks", ("weights", "attention", "explain")),
     ):
         if operation not in only:
             arguments.pop(name, None)

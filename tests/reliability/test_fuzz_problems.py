@@ -48,7 +48,7 @@ def test_problems_vary() -> None:
     """The strategies reach every option, dtype, operation and kind of shape."""
     seen: set[str] = set()
 
-    @settings(FIXED, max_examples=200)
+    @settings(FIXED, max_examples=400)
     @given(case=problems())
     def draw(case: Case) -> None:
         seen.update((case.operation, result_dtype(*case.arrays).name, *case.options))
@@ -65,8 +65,8 @@ def test_problems_vary() -> None:
     assert seen >= {
         "scores", "weights", "attention", "float16", "bfloat16", "float32", "float64",
         "scale", "softcap", "bias", "mask", "is_causal", "window_size", "q_offset",
-        "kv_lengths", "lead 0", "lead 1", "lead 2", "lead 3", "empty", "full", "few",
-        "many", "negative", "repeats",
+        "kv_lengths", "sinks", "lead 0", "lead 1", "lead 2", "lead 3", "empty", "full",
+        "few", "many", "negative", "repeats",
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
 from .masking import LOG2_E, masking
-from .online import SPARE, SUM, TOP, online_softmax
+from .online import SPARE, SUM, TOP, finished, online_softmax
 from .panels import packing
 from .pointers import address, advance, align, peek, poke
 from .products import products
@@ -39,6 +39,7 @@ from .values import value_operations
 
 # Keys whose sums are added plainly, blocks of them; more with compensation.
 STRETCH = 2048
+LN_2 = math.log(2.0)
 # Sums over d: up to so many steps at one go, more in chunks of about so many.
 WHOLE, CHUNK = 80, 64
 
@@ -50,7 +51,9 @@ def _results(dtype: str, level: Simd):
     scalar = np.dtype(dtype).type
 
     @inner
-    def write(out, o_row, o_column, rows, width, state, pitch, acc, step):
+    def write(
+        out, o_row, o_column, lse, at, rows, width, sink, state, pitch, acc, step
+    ):  # fmt: skip
         """Rows of the accumulator over their sums; False if one may be poisoned.
 
         It may where elements are not finite though the sum is: by a value.
@@ -58,10 +61,9 @@ def _results(dtype: str, level: Simd):
         clean = True
         for r in range(rows):
             total = peek(state, SUM * pitch + r)
-            factor = scalar(0)
-            if total != scalar(0):
-                factor = scalar(1) / total
-            x, zero = v.splat(factor), v.splat(scalar(0))
+            top = np.float64(peek(state, TOP * pitch + r)) * LN_2
+            factor, row_lse = finished(top, total, sink)
+            x, zero = v.splat(scalar(factor)), v.splat(scalar(0))
             line, target, bad = advance(acc, r * step), advance(out, r * o_row), zero
             for c in range(0, width, lanes):
                 y = v.multiply(v.masked_load(line, c, width - c, zero), x)
@@ -74,21 +76,12 @@ def _results(dtype: str, level: Simd):
                 for c in range(width):
                     poke(target, c * o_column, peek(line, c))
             lost = v.sum_lanes(bad)
-            clean = clean and (lost == lost or total != total)
+            clean = clean and (lost == lost or factor != factor)
+            if lse.shape[0] > 0:
+                lse[at + r] = scalar(row_lse)
         return clean
 
-    @inner
-    def write_lse(lse, at, rows, state, pitch):
-        """The natural logarithm of the sums; log(0) = -inf without a key."""
-        for r in range(rows):
-            top = peek(state, TOP * pitch + r)
-            base = scalar(0) if top == scalar(-np.inf) else top
-            total = peek(state, SUM * pitch + r)
-            lse[at + r] = scalar(
-                (np.float64(base) + math.log2(np.float64(total))) * math.log(2.0)
-            )
-
-    return write, write_lse
+    return write
 
 
 @cache
@@ -97,7 +90,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     Arguments behind ``number, counter, stop``: `query` (n, d_k), `key` (m, d_k),
     `value` (m, d_v) and `out` (n, d_v) at leading index 0; `lse` (leading, n) or
-    empty; `bias`, `mask`, `lead`, `workspace` as for the scores; the numbers of
+    empty; `sinks` (leading,) or empty; `bias`, `mask`, `lead`, `workspace` as for the scores; the numbers of
     the options; rows of a task and keys of a block. Invariant after each block:
     accumulator, sum and maximum of a row are those of the softmax over the keys walked
     so far.
@@ -109,7 +102,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     online = online_softmax(dtype, level)
     pack = packing(dtype, level)
     values = value_operations(dtype, level, few=False)
-    write, write_lse = _results(dtype, level)
+    write = _results(dtype, level)
     scalar = np.dtype(dtype).type
     log2_e, minus_infinity = scalar(LOG2_E), scalar(-np.inf)
     lowest = np.finfo(dtype).min
@@ -130,8 +123,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             )  # fmt: skip
 
     def worker(
-        number, counter, stop, query, key, value, bias, mask, out, lse, lead,
-        workspace, scale, softcap, left, right, row_step, key_block,
+        number, counter, stop, query, key, value, bias, mask, out, lse, sinks,
+        lead, workspace, scale, softcap, left, right, row_step, key_block,
     ):  # fmt: skip
         n, width = out.shape
         m, depth, item = key.shape[0], query.shape[1], out.itemsize
@@ -279,15 +272,16 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             if folded:
                 online.fold(state, pitch, acc, total, lost, step)
                 online.unite(state, pitch, acc, total, lost, step)
+            sink = sinks[at] if sinks.shape[0] > 0 else minus_infinity
             fine = write(
-                address(out, lead[at, OUT] + top * o_row), o_row, o_column, rows,
-                width, state, pitch, acc, step,
+                address(out, lead[at, OUT] + top * o_row), o_row, o_column, lse,
+                at * n + top, rows, width, sink, state, pitch, acc, step,
             )  # fmt: skip
             if lse.shape[0] > 0:
-                write_lse(lse, at * n + top, rows, state, pitch)
                 for r in range(rows if has_bias else 0):
                     # in units of log2 it may have been beyond the lowest number
-                    if lowest >= peek(state, TOP * pitch + r) > minus_infinity:
+                    top_score = peek(state, TOP * pitch + r)
+                    if lowest >= top_score > minus_infinity >= sink:
                         lse[at * n + top + r] = masks.greatest_bias(
                             address(bias, lead[at, BIAS] + (top + r) * b_row), b_column,
                             address(mask, lead[at, MASK] + (top + r) * m_row), m_column,
@@ -303,5 +297,6 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     matrix, flags, target, *others = array_types(dtype)
     arrays = (matrix, matrix, matrix, matrix, flags, target)
     numbers = (element, element, *(types.int64,) * 4)
-    arguments = (*arrays, types.Array(element, 1, "C"), *others, *numbers)
+    rows, sinks = (types.Array(element, 1, "C", readonly=r) for r in (False, True))
+    arguments = (*arrays, rows, sinks, *others, *numbers)
     return Kernel(f"attention-{dtype}-{level.name}", worker, arguments)

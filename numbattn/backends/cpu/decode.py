@@ -24,6 +24,7 @@ from .few_rows import padded_depth, strips
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
+from .online import finished
 from .pointers import address, advance, align, fetch_add_at, peek, poke
 from .products import products
 from .rows import row_operations
@@ -120,16 +121,16 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     scalar = np.dtype(dtype).type
 
     @inner
-    def write(out, at, o_column, lse, row_at, sums, width):
-        top, weight = peek(sums, 0), peek(sums, 1)
-        factor = scalar(0)
-        if weight != scalar(0):
-            factor = scalar(1) / weight
+    def write(out, at, o_column, lse, row_at, sink, sums, width):
+        factor, row_lse = finished(peek(sums, 0), peek(sums, 1), sink)
         for c in range(width):
-            poke(address(out, at), c * o_column, peek(sums, 2 + c) * factor)
+            poke(address(out, at), c * o_column, peek(sums, 2 + c) * scalar(factor))
         if lse.shape[0] > 0:
-            base = scalar(0) if top == scalar(-np.inf) else top
-            lse[row_at] = base + scalar(math.log(weight))
+            lse[row_at] = scalar(row_lse)
+
+    @inner
+    def sink_of(sinks, at):
+        return sinks[at] if sinks.shape[0] > 0 else scalar(-np.inf)
 
     @inner
     def score(
@@ -151,7 +152,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             )  # fmt: skip
 
     def worker(
-        number, counter, stop, query, key, value, bias, mask, out, lse, lead,
+        number, counter, stop, query, key, value, bias, mask, out, lse, sinks, lead,
         workspace, scale, softcap, left, right, part_keys, most, groups, partial, ended,
     ):  # fmt: skip
         n, width = out.shape
@@ -266,7 +267,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     )  # fmt: skip
                     at, i = head + r // n, r % n
                     write(
-                        out, lead[at, OUT] + i * o_row, o_column, lse, at * n + i, sums,
+                        out, lead[at, OUT] + i * o_row, o_column, lse, at * n + i,
+                        sink_of(sinks, at), sums,
                         width,
                     )  # fmt: skip
                 continue
@@ -289,7 +291,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     )  # fmt: skip
                 total(state, acc, advance(acc, step), width, sums)
                 write(
-                    out, lead[at, OUT] + i * o_row, o_column, lse, at * n + i, sums,
+                    out, lead[at, OUT] + i * o_row, o_column, lse, at * n + i,
+                    sink_of(sinks, at), sums,
                     width,
                 )  # fmt: skip
 
@@ -297,8 +300,9 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     matrix, flags, target, *others = array_types(dtype)
     arrays = (matrix, matrix, matrix, matrix, flags, target)
     vector, numbers = types.Array(element, 1, "C"), types.Array(types.int64, 1, "C")
+    sinks = types.Array(element, 1, "C", readonly=True)
     arguments = (
-        *arrays, vector, *others, element, element, *(types.int64,) * 4, numbers,
+        *arrays, vector, sinks, *others, element, element, *(types.int64,) * 4, numbers,
         vector, numbers,
     )  # fmt: skip
     return Kernel(f"decode-{dtype}-{level.name}", worker, arguments)

@@ -12,7 +12,7 @@ from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
 from . import attention, decode, launch
-from .layout import lead_table, matrix, workspace
+from .layout import lead_sinks, lead_table, matrix, workspace
 from .levels import chosen
 from .matrix import SHORT_ROWS, kernel_of, short_workspace, up
 from .online import SPARE
@@ -140,6 +140,7 @@ def run(
         matrix(problem.mask),
         matrix(out),
         np.empty(0, dtype) if lse is None else lse.reshape(-1),
+        lead_sinks(problem),
         lead_table(problem, out),
         workspace(workers, cut.workspace, dtype, keep=not launch.has_slabs(flops)),
         problem.scale,

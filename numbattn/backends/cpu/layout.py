@@ -20,7 +20,7 @@ from numbattn.problem import AttentionProblem
 # the position of query row 0 and the number of keys that exist
 QUERY, KEY, VALUE, OUT, BIAS, MASK, POSITION, LENGTH = range(8)
 PANELS = VALUE  # where there are no values: offsets of packed keys
-LEAD_BYTES = 64  # of a row of it
+LEAD_BYTES = 64 + 8  # of a row of it, and of a sink
 KEPT_LEADS = 1024  # leading indices up to which offsets are kept for further calls
 
 KEPT_BYTES = 8 << 20
@@ -33,7 +33,7 @@ _NOTHING: dict[np.dtype[Any], np.ndarray] = {
     kind: np.empty((0, 0), kind)
     for kind in (np.dtype(np.float32), np.dtype(np.float64), _BOOL)
 }
-_NO_PANELS = {kind: array.ravel() for kind, array in _NOTHING.items()}
+_NO_NUMBERS = {kind: array.ravel() for kind, array in _NOTHING.items()}
 
 
 def matrix(array: np.ndarray | None, dtype: np.dtype[Any] = _BOOL) -> np.ndarray:
@@ -179,7 +179,15 @@ def give_back(scratch: np.ndarray) -> None:
 
 def empty_panels(dtype: np.dtype[Any]) -> np.ndarray:
     """No packed keys."""
-    return _NO_PANELS[dtype]
+    return _NO_NUMBERS[dtype]
+
+
+def lead_sinks(problem: AttentionProblem) -> np.ndarray:
+    """The sink of each leading index; an empty array without sinks."""
+    if problem.sinks is None:
+        return _NO_NUMBERS[problem.acc_dtype]
+    repeated = np.broadcast_to(problem.sinks, problem.lead or (1,))
+    return np.ascontiguousarray(repeated).reshape(-1)
 
 
 def workspace(

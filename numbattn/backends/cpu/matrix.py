@@ -22,6 +22,7 @@ from .layout import (
     empty_panels,
     give_back,
     key_starts,
+    lead_sinks,
     lead_table,
     matrix,
     panel_offsets,
@@ -322,7 +323,7 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         target,
         lead,
         workspace(workers, how.workspace, dtype),
-        *(() if short else (packed,)),
+        *(() if short else (packed, lead_sinks(problem))),
         problem.scale,
         problem.softcap,
         problem.left,
@@ -340,7 +341,7 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
     finally:
         give_back(packed)
     if weighed is not None:
-        softmax.run(target, lead, weighed)
+        softmax.run(target, lead, lead_sinks(problem), weighed)
 
 
 def _pack(

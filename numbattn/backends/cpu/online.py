@@ -13,6 +13,7 @@ units of log2.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from types import ModuleType
 
@@ -26,6 +27,25 @@ from .simd import inner, namespace, vector_operations
 SLACK = 4.0  # weights reach 2**SLACK; 0 scales some rows after most blocks: 1 % slower
 # Numbers of a row, one after the other, each for all rows.
 TOP, SUM, WHOLE_TOP, WHOLE_SUM, WHOLE_LOST, FACTOR, SPARE = range(7)
+
+
+@inner
+def finished(top, total, sink):
+    """What a row's accumulator is multiplied by, and its lse (natural units, float64).
+
+    The sink adds to the sum. A row without an attended key, whose sum is 0, has output
+    0 and the sink for its lse, -inf where there is none.
+    """
+    if total == 0.0:
+        return 0.0, np.float64(sink)
+    base = 0.0 if top == -np.inf else np.float64(top)  # -inf: nothing but NaN
+    weight, shrunk = np.float64(total), 1.0
+    if sink != -np.inf:
+        if sink > base:
+            shrunk = math.exp(base - sink)
+            base = np.float64(sink)
+        weight = weight * shrunk + math.exp(sink - base)
+    return shrunk / weight, base + math.log(weight)
 
 
 @cache

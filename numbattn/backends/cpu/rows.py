@@ -157,17 +157,23 @@ def row_operations(dtype: str, level: Simd) -> ModuleType:
             v.masked_store(y, target, j, count - j)
 
     @inner
-    def softmax(row, first, last, count, target, stream):
+    def softmax(row, first, last, count, sink, target, stream):
         """Softmax over ``row[first:last]`` into `target`; 0 elsewhere in it.
 
-        `row` is overwritten, and may be `target`.
+        The sink is one more score in the sum, of no key. `row` is overwritten, and
+        may be `target`.
         """
         start, width = advance(row, first), last - first
         if width > 0:
             top = greatest(start, width)
-            if top == minus_infinity:  # no attended key, or nothing but NaN
+            some = top != minus_infinity  # else no attended key, or nothing but NaN
+            if not some:
                 top = scalar(0)
+            elif sink > top:
+                top = sink
             total = exponentials(start, width, top)
+            if some and sink != minus_infinity:
+                total += scalar(math.exp(sink - top))
             if total != total:  # NaN or +inf was attended: it takes the whole row
                 fill(target, 0, count, total, 0)
                 return

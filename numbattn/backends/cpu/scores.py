@@ -195,7 +195,8 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
     `out` (n, m, unit stride along m) at leading index 0; `bias`, `mask` likewise
     or empty; `lead`, the table of element offsets, positions and lengths for every
     leading index; `workspace` (workers, elements); `panels`, the keys packed by
-    `panels.kernel`, or empty: each task packs its own; the numbers of the options; the
+    `panels.kernel`, or empty: each task packs its own; `sinks`, one for each leading
+    index, or empty; the numbers of the options; the
     steps of `matrix.Tiling`; whether (1, 0) `out` is written past the caches.
     Invariant: a task writes its own part of `out`, nothing else.
     """
@@ -207,7 +208,7 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
 
     def worker(
         number, counter, stop, query, key, bias, mask, out, lead, workspace, panels,
-        scale, softcap, left, right, row_step, key_step, key_block, stream,
+        sinks, scale, softcap, left, right, row_step, key_step, key_block, stream,
     ):  # fmt: skip
         n, m, depth = out.shape[0], out.shape[1], query.shape[1]
         item = out.itemsize
@@ -275,18 +276,19 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
                                 softcap, not softmax, past,
                             )  # fmt: skip
             if softmax:
+                sink = sinks[at] if sinks.shape[0] > 0 else scalar(-np.inf)
                 for r in range(top, bottom):
                     low = max(0, r + position - left)
                     high = max(low, min(length, r + position + right + 1))
                     row.softmax(
-                        advance(o, r * o_row), low, high, m,
+                        advance(o, r * o_row), low, high, m, sink,
                         advance(target, r * out_row), stream,
                     )  # fmt: skip
 
     element = getattr(types, dtype)
     matrix, flags, *others = array_types(dtype)
     numbers = (element, element, *(types.int64,) * 6)
-    panels = types.Array(element, 1, "C", readonly=True)
-    arguments = (matrix, matrix, matrix, flags, *others, panels, *numbers)
+    line = types.Array(element, 1, "C", readonly=True)
+    arguments = (matrix, matrix, matrix, flags, *others, line, line, *numbers)
     name = "weights" if softmax else "scores"
     return Kernel(f"{name}-{dtype}-{level.name}", worker, arguments)

@@ -37,30 +37,39 @@ def kernel(dtype: str, level: Simd) -> launch.Kernel:
     Arguments behind ``number, counter, stop``: `out` (n, m) at leading index 0;
     `lead`, its offsets; rows of a task; keys of a stretch; what to do; `partial`,
     maximum and sum of every stretch of a row: a row of it for each of `out`'s, or for
-    each worker where rows are done at once. Source of the merged stretches: Milakov &
+    each worker where rows are done at once; `sinks`, one for each leading index, or
+    empty. Source of the merged stretches: Milakov &
     Gimelshein (2018), equation 4; their sum is compensated.
     """
     row = row_operations(dtype, level)
     scalar = np.dtype(dtype).type
 
     @inner
-    def merged(states, stretches):
-        """Maximum of a row, and its sum relative to that."""
+    def merged(states, stretches, sink):
+        """Maximum of a row and its sink, and their sum relative to that."""
         top = states[0]
         for s in range(1, stretches):
             top = max(top, states[2 * s])
+        some = top != scalar(-np.inf)
+        if some and sink > top:
+            top = sink
         total, lost = scalar(0), scalar(0)
         for s in range(stretches):
             x = states[2 * s + 1]
-            if top != scalar(-np.inf):
+            if some:
                 x *= scalar(math.exp(states[2 * s] - top))
             new = total + x
             part = new - total
             lost += (total - (new - part)) + (x - part)
             total = new
-        return top, total + lost
+        total += lost
+        if some and sink != scalar(-np.inf):
+            total += scalar(math.exp(sink - top))
+        return top, total
 
-    def worker(number, counter, stop, out, lead, row_step, stretch, what, partial):
+    def worker(
+        number, counter, stop, out, lead, row_step, stretch, what, partial, sinks
+    ):
         n, m = out.shape
         pitch = out.strides[0] // out.itemsize
         stretches, blocks = -(-m // stretch), -(-n // row_step)
@@ -70,6 +79,7 @@ def kernel(dtype: str, level: Simd) -> launch.Kernel:
                 break
             block, part = task // stretches, task % stretches
             at, top = block // blocks, block % blocks * row_step
+            sink = sinks[at] if sinks.shape[0] > 0 else scalar(-np.inf)
             first = part * stretch
             keys = min(m, first + stretch) - first
             for i in range(top, min(n, top + row_step)):
@@ -81,7 +91,7 @@ def kernel(dtype: str, level: Simd) -> launch.Kernel:
                     states[2 * part] = greatest
                     states[2 * part + 1] = row.exponentials(line, keys, shift)
                 if what != EXPONENTIALS:
-                    greatest, total = merged(states, stretches)
+                    greatest, total = merged(states, stretches, sink)
                     if total != total:  # NaN or +inf was attended: all of the row's
                         row.fill(line, 0, keys, total, 0)
                         continue
@@ -91,11 +101,14 @@ def kernel(dtype: str, level: Simd) -> launch.Kernel:
                     row.scale_row(line, keys, factor, line, 0)
 
     _, _, target, leads, scratch = launch.array_types(dtype)
-    arguments = (target, leads, *(types.int64,) * 3, scratch)
+    sinks = types.Array(getattr(types, dtype), 1, "C", readonly=True)
+    arguments = (target, leads, *(types.int64,) * 3, scratch, sinks)
     return launch.Kernel(f"softmax-{dtype}-{level.name}", worker, arguments)
 
 
-def run(out: np.ndarray, lead: np.ndarray, execution: Execution) -> None:
+def run(
+    out: np.ndarray, lead: np.ndarray, sinks: np.ndarray, execution: Execution
+) -> None:
     """Turn rows of `out`, a matrix for each entry of the table `lead`, into weights."""
     n, m = out.shape
     stretches, step = -(-m // STRETCH), max(1, min(n, STRETCH // m))
@@ -109,7 +122,7 @@ def run(out: np.ndarray, lead: np.ndarray, execution: Execution) -> None:
     partial = np.empty((rows, 2 * stretches), out.dtype)
     flops = FLOPS * elements / len(launches)
     for what, first, last in launches:
-        arguments = (out, lead, step, min(m, STRETCH), what, partial)
+        arguments = (out, lead, step, min(m, STRETCH), what, partial, sinks)
         launch.run(
             kernel(out.dtype.name, chosen()), arguments, workers, tasks, flops,
             elements, launch.part(execution, first, last),

@@ -190,6 +190,17 @@ CALLS: dict[str, dict[str, Any]] = {
     "lengths array above m": {"kv_lengths": [[3], [9]]},
     "lengths axes": {"kv_lengths": [3, 4]},
     "lengths bools": {"kv_lengths": np.ones((2, 1), bool)},
+    # sinks
+    "sinks number": {"sinks": 0.0},
+    "sinks one": {"sinks": [0.0]},
+    "sinks of key heads": {"sinks": ones(2)},
+    "sinks for each batch": {"sinks": ones(2, 4)},
+    "sinks bool": {"sinks": ones(4, dtype=bool)},
+    "sinks complex": {"sinks": ones(4, dtype=complex)},
+    "sinks longdouble": {"sinks": ones(4, dtype="g")},
+    "sinks text": {"sinks": "softmax"},
+    "sinks ragged": {"sinks": [[0.0], [1.0, 2.0]]},
+    "sinks on a device": {"sinks": OnDevice()},
     # execution
     "backend unknown": {"backend": "refrence"},
     "backend number": {"backend": 3},
@@ -302,6 +313,9 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "block_shape 0": blocks(block_shape=(0, 4)),
     "block_shape float": blocks(block_shape=(4, 4.0)),
     "block_shape too large": blocks(block_shape=(5, 6), max_memory=50),
+    "sinks of scores": plain(
+        lambda: numbattn.estimate_memory(Q, K, operation="scores", sinks=ones(4))
+    ),
     "explain operation": plain(lambda: numbattn.explain(Q, K, operation="score")),
     "set_backend unknown": plain(lambda: numbattn.set_backend("numpy")),
     "set_backend none": plain(lambda: numbattn.set_backend(None)),  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from .estimate import estimate_memory as estimate_memory
 from .explain import Explanation as Explanation
 from .explain import explain as explain
 from .memory import MemoryEstimate as MemoryEstimate
+from .merge import merge_states as merge_states
 from .ready import warmup as warmup
 from .selector import get_backend as get_backend
 from .selector import list_backends as list_backends

@@ -22,6 +22,7 @@ ORDER = [
     "arrays",
     "shapes",
     "options",
+    "merge",
     "problem",
     "config",
     "progress",

@@ -24,5 +24,6 @@ from .settings import get_config as get_config
 from .settings import set_config as set_config
 from .settings import show_config as show_config
 from .streaming import iter_scores as iter_scores
+from .varlen import attention_varlen as attention_varlen
 
 __version__: str

@@ -35,7 +35,7 @@ def way(
     left = execution.max_memory
     if left is not None:
         left -= sum(_fixed(problem, out is None, return_lse))
-    more = _rounded(problem, out)
+    more = rounded_bytes(problem, out)
     return None, blocks.choose_shape(problem, backend, execution, left, more, True)
 
 
@@ -50,7 +50,7 @@ def _fixed(
     )
 
 
-def _rounded(problem: AttentionProblem, out: Any) -> int:
+def rounded_bytes(problem: AttentionProblem, out: Any) -> int:
     """Return the bytes of an element in `out`'s dtype, where a block is converted.
 
     NumPy converts while it assigns; other objects get an array of their dtype.
@@ -73,7 +73,7 @@ def estimate(
     scratch, part = 0, problem
     if cut is not None:
         part = blocks.first(problem, cut)
-        scratch = blocks.block_bytes(part, _rounded(problem, out))
+        scratch = blocks.block_bytes(part, rounded_bytes(problem, out))
     workspace = blocks.workspace_bytes(part, backend, execution)
     return MemoryEstimate(
         problem.operation, problem.out_shape, backend.name,

@@ -154,16 +154,20 @@ def query_offset(
     `lengths` is what `key_lengths` returned: "lower_right" puts the last query at
     the last key that exists.
     """
-    if isinstance(value, str):
-        if value == "lower_right":
-            at_end: int | NDArray[np.int64] = lengths - n
-            return at_end
+    if _is_lower_right(value):
+        at_end: int | NDArray[np.int64] = lengths - n
+        return at_end
+    result = _by_lead(value, "q_offset", lead)
+    return max(-_FAR, min(result, _FAR)) if isinstance(result, int) else result
+
+
+def _is_lower_right(value: object) -> bool:
+    if isinstance(value, str) and value != "lower_right":
         raise OptionError(
             f'q_offset is {shown(value)}; it has to be an int, "lower_right", or an '
             "array of ints"
         )
-    result = _by_lead(value, "q_offset", lead)
-    return max(-_FAR, min(result, _FAR)) if isinstance(result, int) else result
+    return isinstance(value, str)
 
 
 def _by_lead(
@@ -173,6 +177,20 @@ def _by_lead(
     single = _integer(value)
     if single is not None:
         return single
+    array = _int_array(value, name)
+    if array.ndim != len(lead) or any(
+        own not in (1, size) for own, size in zip(array.shape, lead, strict=True)
+    ):
+        example = ", for (batch, heads) pass x[:, None]" if len(lead) == 2 else ""
+        raise ShapeError(
+            f"{name} has shape {array.shape}; it has to be an int, or an array with "
+            f"exactly as many axes as there are leading axes, {lead} here, each 1 or "
+            f"equal{example}"
+        )
+    return _clipped(array)
+
+
+def _int_array(value: object, name: str) -> NDArray[Any]:
     if value is None or isinstance(value, (bool, np.bool_, float, str, bytes)):
         raise OptionError(
             f"{name} is {shown(value)}; it has to be an int or an int array"
@@ -183,19 +201,67 @@ def _by_lead(
             f"{name} is {describe(array)}; it has to be of an int dtype: pass "
             f"{name}.astype(int)"
         )
-    if array.ndim != len(lead) or any(
-        own not in (1, size) for own, size in zip(array.shape, lead, strict=True)
-    ):
-        example = ", for (batch, heads) pass x[:, None]" if len(lead) == 2 else ""
-        raise ShapeError(
-            f"{name} has shape {array.shape}; it has to be an int, or an array with "
-            f"exactly as many axes as there are leading axes, {lead} here, each 1 or "
-            f"equal{example}"
-        )
+    return array
+
+
+def _clipped(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Return a copy within a range that can be reckoned with."""
     array = once(array)
     if array.dtype.kind == "u":
         array = np.minimum(array, np.uint64(_FAR))
     return np.clip(array.astype(np.int64, order="C"), -_FAR, _FAR)
+
+
+def sequence_starts(value: object, name: str, total: int) -> NDArray[np.int64]:
+    """Return where packed sequences start, and at last the total; checked."""
+    what = f"where the sequences start, from 0, and at last their total, {total}"
+    if value is None or np.isscalar(value):
+        raise OptionError(
+            f"{name} is {shown(value)}; it has to be an int array: {what}"
+        )
+    array = _int_array(value, name)
+    if array.ndim != 1 or not array.size:
+        raise ShapeError(
+            f"{name} has shape {array.shape}; it has to have one axis: {what}"
+        )
+    starts = _clipped(np.ascontiguousarray(array))
+    if starts[0] != 0:
+        raise OptionError(
+            f"{name}[0] is {starts[0]}; it has to be 0: the first sequence starts there"
+        )
+    back = np.flatnonzero(np.diff(starts) < 0)
+    if back.size:
+        s = int(back[0]) + 1
+        raise OptionError(
+            f"{name}[{s}] is {starts[s]}, below {name}[{s - 1}], which is "
+            f"{starts[s - 1]}; no sequence may end before it starts"
+        )
+    if starts[-1] != total:
+        raise OptionError(
+            f"{name}[{len(starts) - 1}], the last, is {starts[-1]}; it has to be "
+            f"{total}, the number of packed rows (axis -2). FlashAttention's (total, "
+            "heads, d) comes in by x.swapaxes(0, 1)"
+        )
+    return starts
+
+
+def sequence_offsets(
+    value: object, lengths_q: NDArray[np.int64], lengths_k: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the position of query row 0 of every sequence."""
+    count = len(lengths_q)
+    if _is_lower_right(value):
+        return lengths_k - lengths_q
+    single = _integer(value)
+    if single is not None:
+        return np.full(count, max(-_FAR, min(single, _FAR)))
+    array = _int_array(value, "q_offset")
+    if array.shape not in ((count,), (1,)):
+        raise ShapeError(
+            f"q_offset has shape {array.shape}; it has to be an int, or one for each "
+            f"of the {count} sequences, of shape ({count},)"
+        )
+    return np.broadcast_to(_clipped(array), (count,))
 
 
 def additive(value: object, shape: tuple[int, ...]) -> NDArray[Any] | None:

@@ -34,9 +34,11 @@ ORDER = [
     "blocks",
     "admission",
     "dispatch",
+    "packed",
     "estimate",
     "explain",
     "streaming",
+    "varlen",
     "api",
 ]
 LEAVES = {

@@ -281,6 +281,29 @@ def blocks(**options: Any) -> Callable[..., Any]:
     )
 
 
+def varlen(**changes: Any) -> Callable[..., Any]:
+    """Return a call of attention_varlen on two sequences."""
+    arguments = {
+        "query": Q[0], "key": K[0], "value": V[0], "cu_seqlens_q": [0, 2, 5],
+        "cu_seqlens_k": [0, 4, 6], **changes,
+    }  # fmt: skip
+    return lambda backend, folder, monkeypatch: numbattn.attention_varlen(
+        backend=backend, **arguments
+    )
+
+
+def merged(**changes: Any) -> Callable[..., Any]:
+    """Return a call of merge_states."""
+    arguments = {
+        "out_a": V,
+        "lse_a": V[..., 0],
+        "out_b": V,
+        "lse_b": V[..., 0],
+        **changes,
+    }
+    return plain(lambda: numbattn.merge_states(**arguments))
+
+
 def file(data: bytes | None) -> Callable[..., Any]:
     """Return a call that reads a file of these bytes; None for no file."""
 
@@ -313,6 +336,28 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "block_shape 0": blocks(block_shape=(0, 4)),
     "block_shape float": blocks(block_shape=(4, 4.0)),
     "block_shape too large": blocks(block_shape=(5, 6), max_memory=50),
+    "varlen bias": varlen(bias=ones(5, 6)),
+    "varlen mask": varlen(mask=ones(5, 6, dtype=bool)),
+    "varlen batch": varlen(query=Q),
+    "varlen one head": varlen(key=K[0, 0]),
+    "varlen other layout": varlen(
+        query=Q[0].swapaxes(0, 1), key=K[0].swapaxes(0, 1), value=V[0].swapaxes(0, 1)
+    ),
+    "varlen starts number": varlen(cu_seqlens_q=5),
+    "varlen starts floats": varlen(cu_seqlens_q=[0, 2.0, 5]),
+    "varlen starts axes": varlen(cu_seqlens_q=[[0, 2, 5]]),
+    "varlen starts none": varlen(cu_seqlens_k=None),
+    "varlen starts on a device": varlen(cu_seqlens_k=OnDevice()),
+    "varlen first": varlen(cu_seqlens_q=[1, 2, 5]),
+    "varlen backwards": varlen(cu_seqlens_k=[0, 7, 6]),
+    "varlen last": varlen(cu_seqlens_k=[0, 4, 5]),
+    "varlen counts": varlen(cu_seqlens_k=[0, 6]),
+    "varlen offsets": varlen(q_offset=[0, 1, 2]),
+    "varlen memory": varlen(max_memory=10),
+    "merge shapes": merged(out_b=V[..., :2]),
+    "merge lse": merged(lse_b=V),
+    "merge complex": merged(out_a=V * 1j),
+    "merge on a device": merged(out_a=OnDevice()),
     "sinks of scores": plain(
         lambda: numbattn.estimate_memory(Q, K, operation="scores", sinks=ones(4))
     ),

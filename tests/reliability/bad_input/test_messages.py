@@ -42,6 +42,7 @@ def general(text: str, backend: str, folder: pathlib.Path) -> str:
     text = text.replace(f"backend {backend!r} takes", "backend 'BACKEND' takes")
     # why a backend cannot run here is of this machine
     text = re.sub(r"cannot run: .*?\. Choose", "cannot run: WHY. Choose", text)
+    text = re.sub(r"takes \d+ \([^)]*\)", "takes SIZE", text)
     if "needs" in text and "max_memory allows" in text:
         text = re.sub(r"\d[\d.]* bytes \([^)]*\)", "SIZE", text)
         text = re.sub(r"\d+ \([^)]*\) are free", "FREE are free", text)

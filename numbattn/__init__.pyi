@@ -15,6 +15,7 @@ from .explain import explain as explain
 from .memory import MemoryEstimate as MemoryEstimate
 from .merge import merge_states as merge_states
 from .ready import warmup as warmup
+from .sdpa import scaled_dot_product_attention as scaled_dot_product_attention
 from .selector import get_backend as get_backend
 from .selector import list_backends as list_backends
 from .selector import set_backend as set_backend

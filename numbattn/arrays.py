@@ -16,8 +16,11 @@ FLOAT64 = np.dtype(np.float64)
 CONTIGUOUS_ALIGNED = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _ALLOWED = "allowed are float16, bfloat16, float32, float64, integers and bools"
-_ADDED = "allowed are float16, bfloat16, float32 and float64"  # in a bias
-_REAL = "allowed are float16, bfloat16, float32, float64 and integers"  # of sinks
+_OF = {
+    "bias": "allowed are float16, bfloat16, float32 and float64",
+    "attn_mask": "allowed are bools, float16, bfloat16, float32 and float64",
+    "sinks": "allowed are float16, bfloat16, float32, float64 and integers",
+}
 _KINDS = {
     "c": "complex numbers",
     "O": "Python objects",
@@ -147,7 +150,7 @@ def float_name(dtype: np.dtype[Any], name: str) -> str:
     """
     if dtype.kind in "biu":
         return "float64"
-    allowed = _ADDED if name == "bias" else _REAL if name == "sinks" else _ALLOWED
+    allowed = _OF.get(name, _ALLOWED)
     if dtype.name in _FLOATS and dtype.names is None:
         return dtype.name
     if dtype.names is not None:

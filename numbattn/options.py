@@ -280,7 +280,7 @@ def additive(value: object, shape: tuple[int, ...]) -> NDArray[Any] | None:
             f"added to the scores: {hint}"
         )
     float_name(array.dtype, "bias")
-    _fits(array, "bias", shape)
+    broadcasts(array, "bias", shape)
     return array
 
 
@@ -299,7 +299,7 @@ def boolean(value: object, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
             f"mask is {describe(array)}; it has to be of dtype bool, True = attend: "
             f"{hint}"
         )
-    _fits(array, "mask", shape)
+    broadcasts(array, "mask", shape)
     return array
 
 
@@ -325,8 +325,8 @@ def head_sinks(value: object, heads: int, dtype: np.dtype[Any]) -> NDArray[Any] 
         return np.array(array, dtype, order="C")
 
 
-def _fits(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> None:
-    """Raise unless the array broadcasts to the scores."""
+def broadcasts(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> None:
+    """Check that an array broadcasts to the scores."""
     extra = array.ndim - len(shape)
     if extra > 0 or any(
         own not in (1, size)

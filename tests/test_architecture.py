@@ -40,6 +40,7 @@ ORDER = [
     "streaming",
     "varlen",
     "api",
+    "sdpa",
 ]
 LEAVES = {
     "errors", "limits", "memory", "arrays", "shapes", "options", "problem", "config",

@@ -99,6 +99,38 @@ def test_any_argument_at_length(
     call(backend, operation, changes)
 
 
+VARLEN = {
+    "query": Q[0], "key": Q[0], "value": Q[0],
+    "cu_seqlens_q": [0, 1, 3], "cu_seqlens_k": [0, 2, 3],
+}  # fmt: skip
+OTHERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "attention_varlen": (
+        VARLEN,
+        tuple(
+            name for name in OPTIONS if name not in ("kv_lengths", "block_shape", "out")
+        ),
+    ),
+    "merge_states": (
+        {"out_a": Q, "lse_a": Q[..., 0], "out_b": Q, "lse_b": Q[..., 0]}, ()
+    ),
+    "scaled_dot_product_attention": (
+        GOOD, ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@examples(300)
+@given(data=st.data())
+def test_any_argument_of_the_other_functions(name: str, data: st.DataObject) -> None:
+    good, options = OTHERS[name]
+    names = st.sampled_from((*good, *options))
+    changes = data.draw(st.dictionaries(names, junk(), min_size=1, max_size=3))
+    if changes.get("progress") is True:
+        changes["progress"] = None  # it would draw
+    complaint(lambda: getattr(numbattn, name)(**{**good, **changes}))
+
+
 @examples(200)
 @given(changes=bad)
 def test_explain_takes_any_argument(changes: dict[str, Any]) -> None:

@@ -304,6 +304,12 @@ def merged(**changes: Any) -> Callable[..., Any]:
     return plain(lambda: numbattn.merge_states(**arguments))
 
 
+def torch_like(**changes: Any) -> Callable[..., Any]:
+    """Return a call of scaled_dot_product_attention."""
+    arguments = {"query": Q[:, :2], "key": K, "value": V, **changes}
+    return plain(lambda: numbattn.scaled_dot_product_attention(**arguments))
+
+
 def file(data: bytes | None) -> Callable[..., Any]:
     """Return a call that reads a file of these bytes; None for no file."""
 
@@ -358,6 +364,12 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "merge lse": merged(lse_b=V),
     "merge complex": merged(out_a=V * 1j),
     "merge on a device": merged(out_a=OnDevice()),
+    "sdpa dropout": torch_like(dropout_p=0.1),
+    "sdpa mask and causal": torch_like(attn_mask=ones(5, 6), is_causal=True),
+    "sdpa heads": torch_like(query=Q),
+    "sdpa int mask": torch_like(attn_mask=ones(5, 6, dtype=int)),
+    "sdpa complex mask": torch_like(attn_mask=ones(5, 6, dtype=complex)),
+    "sdpa mask shape": torch_like(attn_mask=ones(6, 5, dtype=bool)),
     "sinks of scores": plain(
         lambda: numbattn.estimate_memory(Q, K, operation="scores", sinks=ones(4))
     ),

@@ -25,6 +25,7 @@ def test_the_examples_of(name: str) -> None:
     assert found.examples, "a public function shows how it is used"
     said: list[str] = []
     failed, _ = doctest.DocTestRunner(verbose=False).run(found, out=said.append)
+    numbattn.set_config(backend=None)  # some set it; other tests see the environment's
     assert not failed, "".join(said)
 
 

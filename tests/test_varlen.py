@@ -96,6 +96,19 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
 @FIXED
 @given(call=calls())
 def test_each_sequence_is_a_call_of_its_own(backend: str, call: dict[str, Any]) -> None:
+    each_is_a_call_of_its_own(backend, call)
+
+
+@pytest.mark.heavy
+@settings(FIXED, max_examples=5000, derandomize=False, print_blob=True)
+@given(call=calls())
+def test_each_of_many_sequences_is_a_call_of_its_own(
+    backend: str, call: dict[str, Any]
+) -> None:
+    each_is_a_call_of_its_own(backend, call)
+
+
+def each_is_a_call_of_its_own(backend: str, call: dict[str, Any]) -> None:
     cu_q, cu_k, dtype = call["cu_q"], call["cu_k"], float_dtypes()[call["dtype"]]
     packed = arrays(cu_q[-1], cu_k[-1], dtype, call["seed"])
     want = one_by_one(packed, cu_q, cu_k, backend=backend, **call["options"])
@@ -109,7 +122,8 @@ def test_each_sequence_is_a_call_of_its_own(backend: str, call: dict[str, Any]) 
         more["out"] = guard.array
     if call["list"]:
         cu_q, cu_k = cu_q.tolist(), cu_k.astype(np.uint16)
-    if call["rows"] is not None and call["dtype"] in ("float16", "bfloat16"):
+    half = call["dtype"] in ("float16", "bfloat16")
+    if half and call["rows"] is not None and cu_q[-1]:  # else nothing is allocated
         more["max_memory"] = _least(packed, cu_q, cu_k, call["rows"], backend, more)
     out, lse = attention_varlen(
         *packed, cu_q, cu_k, return_lse=True, backend=backend, **call["options"], **more

@@ -6,22 +6,45 @@ import os
 
 import pytest
 
-from numbattn._peers import Case, installed_peers, program, start, variables
+from numbattn._peers import (
+    ARRAYS,
+    FASTEST,
+    Case,
+    installed_peers,
+    program,
+    start,
+    variables,
+)
 from numbattn._timing import Worker, WorkerError, compare
 
-# the worker itself compares what a side computes with the reference
+# the worker itself compares what each way of a side computes with the reference
 COMPARED = """
 import numbattn
 
-timed = run
+exact = getattr(numbattn, operation)(
+    *arrays, mask=seen, backend="reference",
+)
+timed = ways
 
 def run():
-    operate = getattr(numbattn, operation)
-    given = plain if operation == "attention" else plain[:2]
-    exact = operate(*given, is_causal=causal, backend="reference")
-    found = np.asarray(timed()).reshape(exact.shape)
-    np.testing.assert_allclose(found, exact, atol=1e-5)
+    for way in timed:
+        out[...] = 0
+        found = np.asarray(way()).reshape(exact.shape)
+        np.testing.assert_allclose(found, exact, atol=1e-5)
 """
+CASES = [
+    *(
+        Case(operation, 9, 13, 16, lead=(2,), causal=causal)
+        for operation in ("scores", "weights", "attention")
+        for causal in (False, True)
+    ),
+    Case("attention", 13, 13, 16, lead=(2,), causal=True),
+    Case("attention", 13, 13, 16, lead=(1, 2), causal=True, window=4),
+    Case("attention", 9, 13, 16, lead=(3, 2), mask=True),
+    Case("attention", 9, 13, 16, lead=(2,), d_v=8, dtype="float64"),
+    Case("attention", 1, 13, 16, lead=(1, 4)),
+    Case("attention", 1, 13, 16, lead=(1, 4), kv_heads=2),
+]
 SLEEP = "import time\ndef run():\n    time.sleep(seconds)\n"
 
 
@@ -96,20 +119,29 @@ def test_flops_count_the_products() -> None:
     assert Case("scores", 10, 20, 30).flops == 2 * 10 * 20 * 30
     assert Case("scores", 10, 20, 30, lead=(2, 3)).flops == 12 * 10 * 20 * 30
     assert Case("attention", 10, 20, 30, causal=True).flops == 2 * 10 * 20 * 30
+    assert Case("attention", 10, 20, 30, d_v=5).flops == 2 * 10 * 20 * 35
+    assert Case("attention", 90, 90, 30, causal=True, window=1).flops == 4 * 180 * 30
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("operation", ["scores", "weights", "attention"])
-@pytest.mark.parametrize("peer", ["numpy", "torch", "onnxruntime"])
-def test_every_side_computes_the_same(peer: str, operation: str, causal: bool) -> None:
-    why = installed_peers()[peer]
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("peer", ["numbattn", "numpy", "torch", "onnxruntime"])
+def test_every_side_computes_the_same(peer: str, case: Case) -> None:
+    why = installed_peers().get(peer)
     if why is not None:
         pytest.skip(why)
-    if peer == "onnxruntime" and causal and operation != "attention":
+    if peer == "onnxruntime" and case.causal and case.operation != "attention":
         pytest.skip("no single operator")
-    case = Case(operation, 9, 13, 16, lead=(2,), causal=causal)
     with Worker(program(peer) + COMPARED, variables(case, num_threads=1)) as worker:
         worker.seconds()
+
+
+def test_the_fastest_way_is_timed() -> None:
+    case = Case("scores", 8, 8, 8)
+    source = ARRAYS + "ways = [lambda: time.sleep(0.01), lambda: 1, lambda: 2 / 0]"
+    with pytest.raises(WorkerError, match="ZeroDivisionError"):
+        Worker(source + FASTEST, variables(case))
+    source = ARRAYS + "ways = [lambda: time.sleep(0.01), lambda: 1]"
+    Worker(source + FASTEST + "assert run() == 1", variables(case)).close()
 
 
 def test_a_side_starts_by_name() -> None:

@@ -79,7 +79,9 @@ def test_the_wheel_is_small(wheel: zipfile.Path) -> None:
     assert Path(str(wheel.root.filename)).stat().st_size < 400_000
 
 
-@pytest.mark.parametrize("extra", ["cuda", "plot", "dask", "bench", "docs", "test"])
+@pytest.mark.parametrize(
+    "extra", ["cuda", "plot", "dask", "bench", "docs", "peers", "test"]
+)
 def test_the_extras_exist(extra: str) -> None:
     assert PROJECT["optional-dependencies"][extra]
 

@@ -1,4 +1,4 @@
-"""The README is the truth: its code runs and prints what it says."""
+"""The README and the pages are the truth: their code runs and prints what they say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,20 @@ import numbattn
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+PAGES = [
+    "README.md",
+    "docs/from-scores-to-attention.md",
+    "docs/kv-cache.md",
+    "docs/memory.md",
+    "docs/porting-from-pytorch.md",
+]
+"""Pages of which every Python block is run, from top to bottom."""
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return the language and the text of each fenced block."""
+    text = (ROOT / page).read_text()
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -24,27 +37,32 @@ def restored_settings() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored_settings")
-def test_the_python_blocks_print_what_the_readme_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_blocks_print_what_the_page_says(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}  # later blocks go on where earlier ones ended
+    found = [*blocks(page), ("", "")]
     compared = 0
-    for number, (language, code) in enumerate(BLOCKS):
+    for number, (language, code) in enumerate(found):
         if language != "python":
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, f"README block {number}", "exec"), namespace)
-        following = BLOCKS[number + 1] if number + 1 < len(BLOCKS) else ("", "")
-        if following[0] == "text":
-            assert printed.getvalue() == following[1]
+            exec(compile(code, f"{page}, block {number}", "exec"), namespace)
+        following, text = found[number + 1]
+        if following == "text":
+            assert printed.getvalue() == text
             compared += 1
-    assert compared
+    assert compared == sum(language == "text" for language, _ in found)
+    assert namespace
 
 
 def test_ci_runs_the_readme_s_test_command() -> None:
-    commands = [code.strip() for language, code in BLOCKS if language == "sh"]
+    commands = [
+        code.strip() for language, code in blocks("README.md") if language == "sh"
+    ]
     demo, tests = commands[:2]
     assert demo.endswith("numbattn demo")
     assert "\n" not in demo
@@ -57,9 +75,11 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_the_links_lead_somewhere(target: str) -> None:
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_lead_somewhere(page: str) -> None:
+    file = ROOT / page
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text()):
+        assert (file.parent / target).exists(), target
 
 
 def test_the_files_name_no_registry_and_no_machine() -> None:

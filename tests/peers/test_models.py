@@ -44,19 +44,15 @@ def calls(torch: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         key: Any,
         value: Any,
         attn_mask: Any = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        *more: Any,
+        **options: Any,
     ) -> Any:
-        assert dropout_p == 0
         shapes.append(tuple(query.shape))
-        options: dict[str, Any] = {"is_causal": is_causal, "scale": scale}
-        if attn_mask is not None:
-            given = attn_mask.numpy()
-            options["mask" if given.dtype == bool else "bias"] = given
+        mask = None if attn_mask is None else attn_mask.numpy()
         arrays = (each.numpy() for each in (query, key, value))
-        return torch.from_numpy(numbattn.attention(*arrays, **options))
+        return torch.from_numpy(
+            numbattn.scaled_dot_product_attention(*arrays, mask, *more, **options)
+        )
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
     return shapes

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import numbattn
+from numbattn.testing import assert_same_bits
 
 from .problems import (
     WIDTHS,
@@ -97,6 +98,9 @@ def test_random_problems(
         try:
             found = sdpa(torch, arrays, **theirs)
             compare("torch", arrays, ours, found, record_worst)
+            # the same call, with PyTorch's own arguments
+            ported = numbattn.scaled_dot_product_attention(*arrays, **theirs)
+            assert_same_bits(ported, numbattn.attention(*arrays, **ours))
         except Exception as error:
             shapes = ", ".join(str(each.shape) for each in arrays)
             error.add_note(f"default_rng({seed}): {shapes}, {sorted(theirs)}")

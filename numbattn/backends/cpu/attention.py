@@ -4,8 +4,8 @@ A task owns some query rows of one leading index, as many as fill a few vectors,
 walks along the keys. It works on transposed scores, Sᵀ = K Qᵀ, with queries in the
 vector lanes: maxima and sums are vertical, without any step across lanes, and Sᵀ, once
 its scores are weights, is the left operand of the product with V as it lies. Of the
-inputs only the queries are packed, once, with scale and log2(e) on them; keys and values
-are read where they are. `online` has the softmax; the loop is FlashAttention's,
+inputs only the queries are packed, once, with scale and log2(e) on them; keys and
+values are read where they are. `online` has the softmax; the loop is FlashAttention's,
 algorithm 1 (Dao et al., 2022).
 
 A masked value must not be read, but 0 * NaN is NaN: where a row of the result is not
@@ -90,10 +90,10 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     Arguments behind ``number, counter, stop``: `query` (n, d_k), `key` (m, d_k),
     `value` (m, d_v) and `out` (n, d_v) at leading index 0; `lse` (leading, n) or
-    empty; `sinks` (leading,) or empty; `bias`, `mask`, `lead`, `workspace` as for the scores; the numbers of
-    the options; rows of a task and keys of a block. Invariant after each block:
-    accumulator, sum and maximum of a row are those of the softmax over the keys walked
-    so far.
+    empty; `sinks` (leading,) or empty; `bias`, `mask`, `lead`, `workspace` as for the
+    scores; the numbers of the options; rows of a task and keys of a block. Invariant
+    after each block: accumulator, sum and maximum of a row are those of the softmax
+    over the keys walked so far.
     """
     p = products(dtype, level)
     lanes, spread = p.lanes, p.rows
@@ -146,11 +146,11 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         panel = advance(state, (SPARE + 1) * most)
         strip = advance(panel, most * depth)
         acc = advance(strip, most * (key_block + spread))
-        total = advance(acc, step * (most + spread))
-        lost = advance(total, step * most)
-        saved = advance(lost, step * most)
+        saved = advance(acc, step * (most + spread))
         clean = advance(saved, most * key_block)
         square = advance(clean, key_block * width)
+        total = advance(square, lanes * lanes)  # these two where m > STRETCH only
+        lost = advance(total, step * most)
         task, walked = resume(counter, number)
         held = folded = careful = False
         begun = task >= 0

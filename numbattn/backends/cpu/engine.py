@@ -57,6 +57,8 @@ def workspace_bytes(problem: AttentionProblem, execution: Execution) -> int:
     elements = workers * (cut.workspace + LINE)
     if isinstance(cut, matrix.Tiling):
         elements += matrix.packed_elements(problem, cut)
+    else:
+        elements += cut.partial
     scratch = elements * problem.acc_dtype.itemsize
     return scratch + prod(problem.lead) * LEAD_BYTES
 

@@ -63,7 +63,9 @@ def _many(
     key_block = BLOCK_KEYS
     width = up(d_v, lanes)
     size = (SPARE + 1 + d_k + 2 * key_block + cells) * row_step
-    size += (3 * row_step + cells + key_block) * width + lanes * lanes
+    size += (row_step + cells + key_block) * width + lanes * lanes
+    if m > attention.STRETCH:
+        size += 2 * row_step * width
     tasks = leads * -(-n // row_step)
     return Blocks(row_step, key_block, tasks, size, False)
 

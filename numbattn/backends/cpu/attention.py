@@ -96,12 +96,12 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     over the keys walked so far.
     """
     p = products(dtype, level)
-    lanes, spread = p.lanes, p.rows
+    product, lanes, spread = p.product, p.lanes, p.rows
     columns = column_operations(dtype, level)
     masks = masking(dtype, level)
     online = online_softmax(dtype, level)
     pack = packing(dtype, level)
-    values = value_operations(dtype, level, few=False)
+    values = value_operations(dtype, level)
     write = _results(dtype, level)
     scalar = np.dtype(dtype).type
     log2_e, minus_infinity = scalar(LOG2_E), scalar(-np.inf)
@@ -112,15 +112,6 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         """Of rows and columns in elements; 0 where there is only one."""
         row = array.strides[0] // item if array.shape[0] > 1 else 0
         return row, array.strides[1] // item if array.shape[1] > 1 else 0
-
-    @inner
-    def scores(key, k_row, k_column, keys, panel, pitch, depth, chunk, out):
-        for c in range(0, max(1, depth), max(1, chunk)):
-            p.product(
-                advance(key, c * k_column), k_row, k_column, keys,
-                advance(panel, c * pitch), pitch, min(chunk, depth - c), pitch,
-                out, pitch, c,
-            )  # fmt: skip
 
     def worker(
         number, counter, stop, query, key, value, bias, mask, out, lse, sinks,
@@ -135,7 +126,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         b_row, b_column = strides(bias, item)
         m_row, m_column = strides(mask, 1)
         has_bias, has_mask = bias.shape[0] > 0, mask.shape[0] > 0
-        row_blocks = -(-n // row_step)
+        row_blocks, unit = -(-n // row_step), np.int64(1)  # a literal: compiled anew
         step = -(-width // lanes) * lanes
         chunk = depth
         if depth > WHOLE:
@@ -212,10 +203,12 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 ):
                     continue
                 line = advance(strip, (first - block) * pitch)
-                scores(
-                    advance(k, first * k_row), k_row, k_column, keys, panel, pitch,
-                    depth, chunk, line,
-                )  # fmt: skip
+                for c in range(0, max(1, depth), max(1, chunk)):
+                    product(
+                        advance(k, first * k_row + c * k_column), k_row, k_column, keys,
+                        advance(panel, c * pitch), pitch, min(chunk, depth - c), pitch,
+                        line, pitch, c,
+                    )  # fmt: skip
                 for i in range(0, pitch, lanes):
                     column = advance(strip, i)
                     if softcap > scalar(0):
@@ -251,10 +244,19 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 if careful:
                     finite = values.copy(u, v_row, v_column, keys, width, clean)
                     u, u_row = clean, width
-                values.product(
-                    strip, 1, pitch, pitch, first - block, last - block, u, u_row,
-                    width, acc, step, held,
-                )  # fmt: skip
+                product(
+                    line,
+                    unit,
+                    pitch,
+                    pitch,
+                    u,
+                    u_row,
+                    keys,
+                    width,
+                    acc,
+                    step,
+                    int(held),
+                )
                 held = True
                 if careful and not finite:
                     values.poison(

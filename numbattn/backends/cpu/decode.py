@@ -29,11 +29,12 @@ from .pointers import address, advance, align, fetch_add_at, peek, poke
 from .products import products
 from .rows import row_operations
 from .scores import SOFTMAX, row_finisher
-from .simd import inner, vector_operations
+from .simd import inner
 from .slabs import draw, late, park, resume
 from .values import value_operations
 
 BLOCK_KEYS = 512
+SUM_KEYS = 32  # summed plainly: their values stay in the L1 cache for the next rows
 TOP, SUM, LOST, FACTOR, STATE = range(5)  # a row's state, and its size
 
 
@@ -107,18 +108,19 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     A task is a part of the keys of a group: leading indices `groups[g]` up to
     ``groups[g + 1]``, which share keys and values. Arguments behind ``number, counter,
     stop`` as for `attention.kernel`, then keys of a part; `groups`; `partial`, the
-    sums of each row and part, empty where there is one part; `ended`, how many parts
+    sums of each row and part; `ended`, how many parts
     of a group are done. Invariant after each block as there.
     """
-    p, v = products(dtype, level), vector_operations(dtype, level)
-    lanes = v.lanes
+    p = products(dtype, level, few=True)
+    product, lanes = p.product, p.lanes
     row = row_operations(dtype, level)
     pack_queries, dotted_strip = strips(dtype, level)
     finish_row = row_finisher(dtype, level)
-    values = value_operations(dtype, level, few=True)
+    values = value_operations(dtype, level)
     begin, raise_top, add, merge, total = _sums(dtype, level)
     packed_step = SOFTMAX.chunk * lanes
     scalar = np.dtype(dtype).type
+    minus_infinity = scalar(-np.inf)
 
     @inner
     def write(out, at, o_column, lse, row_at, sink, sums, width):
@@ -127,29 +129,6 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             poke(address(out, at), c * o_column, peek(sums, 2 + c) * scalar(factor))
         if lse.shape[0] > 0:
             lse[row_at] = scalar(row_lse)
-
-    @inner
-    def sink_of(sinks, at):
-        return sinks[at] if sinks.shape[0] > 0 else scalar(-np.inf)
-
-    @inner
-    def score(
-        packed, rows, k, k_row, k_column, depth, scratch, strip, block, first, last,
-        head, n, lead, bias, mask, softcap, left, right,
-    ):  # fmt: skip
-        """Scores of all rows against the keys first..last of a block."""
-        dotted_strip(
-            packed, rows, k, k_row, k_column, depth, scratch, advance(strip, -block),
-            BLOCK_KEYS, first, last,
-        )  # fmt: skip
-        for r in range(rows):
-            at, i = head + r // n, r % n
-            low = max(0, i + lead[at, POSITION] - left)
-            high = min(lead[at, LENGTH], i + lead[at, POSITION] + right + 1)
-            finish_row(
-                advance(strip, r * BLOCK_KEYS - block), i, first, last, low, high,
-                bias, lead[at, BIAS], mask, lead[at, MASK], softcap, True, 0,
-            )  # fmt: skip
 
     def worker(
         number, counter, stop, query, key, value, bias, mask, out, lse, sinks, lead,
@@ -186,7 +165,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             heads = groups[group + 1] - head
             rows = heads * n
             lost = advance(acc, rows * step)
-            k, u = address(key, lead[head, KEY]), address(value, lead[head, VALUE])
+            k, v = address(key, lead[head, KEY]), address(value, lead[head, VALUE])
             begins, ends = part * part_keys, min(m, (part + 1) * part_keys)
             seen_from, seen_to = ends, begins
             for h in range(heads):
@@ -212,42 +191,51 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     break
                 walked = block + BLOCK_KEYS
                 first, last = max(seen_from, block), min(seen_to, block + BLOCK_KEYS)
-                score(
-                    packed, rows, k, k_row, k_column, depth, scratch, strip, block,
-                    first, last, head, n, lead, bias, mask, softcap, left, right,
+                keys, begun = last - first, first - block
+                dotted_strip(
+                    packed, rows, k, k_row, k_column, depth, scratch,
+                    advance(strip, -block), BLOCK_KEYS, first, last,
                 )  # fmt: skip
-                w, w_row = advance(u, first * v_row), v_row
-                finite = True
-                if v_column != 1:
-                    finite = values.copy(w, v_row, v_column, last - first, width, clean)
-                    w, w_row = clean, width
                 for r in range(rows):
-                    line = advance(strip, r * BLOCK_KEYS + first - block)
-                    own = advance(state, STATE * r)
-                    shift, factor = raise_top(own, row.greatest(line, last - first))
-                    add(own, row.exponentials(line, last - first, shift), factor)
-                    poke(own, FACTOR, factor)
-                values.product(
-                    strip, BLOCK_KEYS, 1, rows, first - block, last - block, w, w_row,
-                    width, block_sum, step, False,
-                )  # fmt: skip
-                if finite and not values.finite(block_sum, step, rows, width):
-                    w, w_row = advance(u, first * v_row), v_row
-                    finite = values.copy(w, v_row, v_column, last - first, width, clean)
-                    if not finite:
-                        values.product(
-                            strip, BLOCK_KEYS, 1, rows, first - block, last - block,
-                            clean, width, width, block_sum, step, False,
-                        )  # fmt: skip
-                if not finite:  # the scores once more: what is attended, is in them
-                    score(
-                        packed, rows, k, k_row, k_column, depth, scratch, saved, block,
-                        first, last, head, n, lead, bias, mask, softcap, left, right,
+                    at, i = head + r // n, r % n
+                    line = advance(strip, r * BLOCK_KEYS)
+                    low = max(0, i + lead[at, POSITION] - left)
+                    high = min(lead[at, LENGTH], i + lead[at, POSITION] + right + 1)
+                    finish_row(
+                        advance(line, -block), i, first, last, low, high, bias,
+                        lead[at, BIAS], mask, lead[at, MASK], softcap, True, 0,
                     )  # fmt: skip
+                    line = advance(line, begun)
+                    row.scale_row(
+                        line, keys, scalar(1),
+                        advance(saved, r * BLOCK_KEYS + begun), 0,
+                    )  # fmt: skip
+                    own = advance(state, STATE * r)
+                    shift, factor = raise_top(own, row.greatest(line, keys))
+                    add(own, row.exponentials(line, keys, shift), factor)
+                    poke(own, FACTOR, factor)
+                u = advance(v, first * v_row)
+                w, w_row, finite, careful = u, v_row, True, v_column != 1
+                while True:
+                    if careful:
+                        finite = values.copy(u, v_row, v_column, keys, width, clean)
+                        w, w_row = clean, width
+                    j = begun
+                    while j < begun + keys:
+                        end = min(begun + keys, (j // SUM_KEYS + 1) * SUM_KEYS)
+                        product(
+                            advance(strip, j), BLOCK_KEYS, 1, rows,
+                            advance(w, (j - begun) * w_row), w_row, end - j, width,
+                            block_sum, step, int(j > begun),
+                        )  # fmt: skip
+                        j = end
+                    if careful or values.finite(block_sum, step, rows, width):
+                        break
+                    careful = True
+                if not finite:
                     values.poison(
-                        advance(u, first * v_row), v_row, v_column, last - first, width,
-                        advance(saved, first - block), advance(strip, first - block),
-                        BLOCK_KEYS, 1, rows, block_sum, step,
+                        u, v_row, v_column, keys, width, advance(saved, begun),
+                        advance(strip, begun), BLOCK_KEYS, 1, rows, block_sum, step,
                     )  # fmt: skip
                 for r in range(rows):
                     row.accumulate(
@@ -259,19 +247,6 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 park(counter, number, task, walked, seen_to)
                 break
             task = -1
-            if parts == 1:
-                for r in range(rows):
-                    total(
-                        advance(state, STATE * r), advance(acc, r * step),
-                        advance(lost, r * step), width, sums,
-                    )  # fmt: skip
-                    at, i = head + r // n, r % n
-                    write(
-                        out, lead[at, OUT] + i * o_row, o_column, lse, at * n + i,
-                        sink_of(sinks, at), sums,
-                        width,
-                    )  # fmt: skip
-                continue
             for r in range(rows):
                 line = head * n + r
                 total(
@@ -292,8 +267,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 total(state, acc, advance(acc, step), width, sums)
                 write(
                     out, lead[at, OUT] + i * o_row, o_column, lse, at * n + i,
-                    sink_of(sinks, at), sums,
-                    width,
+                    sinks[at] if sinks.shape[0] > 0 else minus_infinity, sums, width,
                 )  # fmt: skip
 
     element = getattr(types, dtype)

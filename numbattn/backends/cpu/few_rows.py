@@ -47,47 +47,11 @@ def padded_depth(depth, step, lanes):
 
 
 @cache
-def _dot_rows(dtype: str, level: Simd):
-    t = tiles(dtype, level)
-    # cut as for the softmax, which these scores may go to
-    step, stretch = SOFTMAX.chunk * t.lanes, SOFTMAX.stretch * t.lanes
-    scalar = np.dtype(dtype).type
-
-    @inner
-    def dot_rows(query, key, row, keys, depth, shift, scratch, out):
-        """Scores of one packed query row against a run of key rows."""
-        if 0 < depth <= step:
-            t.dots(query, key, row, keys, depth, shift, out)
-            return
-        sums, total = advance(scratch, DOT_KEYS), advance(scratch, 2 * DOT_KEYS)
-        for first in range(0, keys, DOT_KEYS):
-            group = min(DOT_KEYS, keys - first)
-            source = advance(key, first * row)
-            for j in range(DOT_KEYS):
-                poke(sums, j, scalar(0))
-                poke(total, j, scalar(0))
-            for c in range(0, depth, step):
-                width = min(step, depth - c)
-                part = advance(query, c // step * (step + 2 * t.lanes))
-                t.dots(part, advance(source, c), row, group, width, shift, scratch)
-                for j in range(group):
-                    x = peek(sums, j) + peek(scratch, j)
-                    if (c + width) % stretch == 0 or c + width == depth:
-                        poke(total, j, peek(total, j) + x)
-                        x = scalar(0)
-                    poke(sums, j, x)
-            for j in range(group):
-                poke(out, first + j, peek(total, j))
-
-    return dot_rows
-
-
-@cache
 def strips(dtype: str, level: Simd):
     """Packing of query rows, and their scores against a run of keys."""
     t = tiles(dtype, level)
-    step = SOFTMAX.chunk * t.lanes
-    dot_rows = _dot_rows(dtype, level)
+    # cut as for the softmax, which these scores may go to
+    step, stretch = SOFTMAX.chunk * t.lanes, SOFTMAX.stretch * t.lanes
     scalar = np.dtype(dtype).type
 
     @inner
@@ -107,6 +71,7 @@ def strips(dtype: str, level: Simd):
         packed, rows, key, k_row, k_column, depth, scratch, out, out_row, first, last
     ):  # fmt: skip
         """Rows of packed queries against keys first..last, as they lie."""
+        sums, total = advance(scratch, DOT_KEYS), advance(scratch, 2 * DOT_KEYS)
         gathered = advance(scratch, 3 * DOT_KEYS)
         size = padded_depth(depth, step, t.lanes)
         shift = misalignment(key, t.lanes) if k_row % t.lanes == 0 else 0
@@ -136,10 +101,29 @@ def strips(dtype: str, level: Simd):
                     )  # fmt: skip
                     done += some
             for r in range(done, rows):
-                dot_rows(
-                    advance(packed, r * size + t.lanes), source, row, keys, depth,
-                    shift, scratch, advance(out, r * out_row + j),
-                )  # fmt: skip
+                query = advance(packed, r * size + t.lanes)
+                line = advance(out, r * out_row + j)
+                if 0 < depth <= step:
+                    t.dots(query, source, row, keys, depth, shift, line)
+                    continue
+                for i in range(0, keys, DOT_KEYS):  # in chunks that meet in scratch
+                    group = min(DOT_KEYS, keys - i)
+                    for c in range(2 * DOT_KEYS):
+                        poke(sums, c, scalar(0))
+                    for c in range(0, depth, step):
+                        width = min(step, depth - c)
+                        part = advance(query, c // step * (step + 2 * t.lanes))
+                        keys_of = advance(source, i * row + c)
+                        t.dots(part, keys_of, row, group, width, shift, scratch)
+                        whole = (c + width) % stretch == 0 or c + width == depth
+                        for g in range(group):
+                            x = peek(sums, g) + peek(scratch, g)
+                            if whole:
+                                poke(total, g, peek(total, g) + x)
+                                x = scalar(0)
+                            poke(sums, g, x)
+                    for g in range(group):
+                        poke(line, i + g, peek(total, g))
 
     return pack_queries, dotted_strip
 

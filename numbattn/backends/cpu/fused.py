@@ -98,7 +98,7 @@ def _few(
     size = decode.STATE * most + lanes + 2 * most * block + width + 2
     size += (3 * most + cells + block) * width
     size += short_workspace(dtype, most, d_k)
-    partial = prod(lead) * n * parts * (width + 2) if parts > 1 else 0
+    partial = prod(lead) * n * parts * (width + 2)
     tasks = (len(groups) - 1) * parts
     return Blocks(most, block, tasks, size, True, groups, part, partial)
 

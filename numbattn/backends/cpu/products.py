@@ -34,7 +34,7 @@ CELLS = {
 
 # Up to so many rows take tiles of their own, as wide as a whole row of values if it
 # can be: the speed is that of reading them.
-FEW = 5
+FEW = 4
 WIDE = {"avx512": 8, "neon": 8}
 
 
@@ -105,8 +105,8 @@ def _emit_product(e: Emitter, rows: int, vectors: int, masked: bool = False):
 
 
 @cache
-def products(dtype: str, level: Simd) -> ModuleType:
-    """The products for one element type.
+def products(dtype: str, level: Simd, few: bool = False) -> ModuleType:
+    """The products for one element type; with `few`, tuned for few rows as well.
 
     ``product(a, a_row, a_column, count, b, b_row, depth, width, c, c_row, add)``:
     `count` rows of `a` (count, depth) times `b` (depth, width) to `c`, or added to it
@@ -131,26 +131,41 @@ def products(dtype: str, level: Simd) -> ModuleType:
         )(outlined(name, emit))
 
     cut = variant(cells, 1, masked=True)
-    one, two, *wider = (variant(cells // v, v) for v in range(1, across + 1))
-    three = wider[0] if wider else two
-    widest = wider[-1] if wider else two
+    one, widest = variant(cells, 1), variant(cells // across, across)
+    # for few rows less to compile: those between are of use where arithmetic counts
+    two = one if few or across == 2 else variant(cells // 2, 2)
+    three = variant(cells // 3, 3) if across > 3 and not few else one
+    between = not few
+    most = WIDE.get(level.name, 4)
+    single, pair = variant(1, most), variant(2, most)
+    wide = most * lanes if few else 0
 
     @inner
     def product(a, a_row, a_column, count, b, b_row, depth, width, c, c_row, add):
         done = 0
+        while wide > 0 and count <= FEW and width - done >= wide:
+            at, x, y = 0, advance(b, done), advance(c, done)
+            while at < count:
+                w, z = advance(a, at * a_row), advance(y, at * c_row)
+                if at + 1 < count:
+                    pair(w, a_row, a_column, 2, x, b_row, depth, 0, z, c_row, add)
+                else:
+                    single(w, a_row, a_column, 1, x, b_row, depth, 0, z, c_row, add)
+                at += 2
+            done += wide
         while width - done >= lanes:
             vectors = min(across, (width - done) // lanes)
-            right, to = advance(b, done), advance(c, done)
-            if vectors == 1:
-                one(a, a_row, a_column, count, right, b_row, depth, 0, to, c_row, add)
+            if vectors < across and not between:
+                vectors = 1
+            x, y = advance(b, done), advance(c, done)
+            if vectors == across:
+                widest(a, a_row, a_column, count, x, b_row, depth, 0, y, c_row, add)
+            elif vectors == 1:
+                one(a, a_row, a_column, count, x, b_row, depth, 0, y, c_row, add)
             elif vectors == 2:
-                two(a, a_row, a_column, count, right, b_row, depth, 0, to, c_row, add)
-            elif vectors < across:
-                three(a, a_row, a_column, count, right, b_row, depth, 0, to, c_row, add)
+                two(a, a_row, a_column, count, x, b_row, depth, 0, y, c_row, add)
             else:
-                widest(
-                    a, a_row, a_column, count, right, b_row, depth, 0, to, c_row, add
-                )  # fmt: skip
+                three(a, a_row, a_column, count, x, b_row, depth, 0, y, c_row, add)
             done += vectors * lanes
         if done < width:
             cut(
@@ -158,37 +173,4 @@ def products(dtype: str, level: Simd) -> ModuleType:
                 width - done, advance(c, done), c_row, add,
             )  # fmt: skip
 
-    most = WIDE.get(level.name, 4)
-    single, pair, triple = (variant(rows, most) for rows in (1, 2, 3))
-
-    @inner
-    def few(a, a_row, a_column, count, b, b_row, depth, width, c, c_row, add):
-        """The same for a few rows."""
-        done = 0
-        while count <= FEW and width - done >= most * lanes:
-            at, rows = 0, (count + 1) // 2 if count > 3 else count
-            right = advance(b, done)
-            while at < count:
-                rows = min(rows, count - at)
-                left, to = advance(a, at * a_row), advance(c, at * c_row + done)
-                if rows == 1:
-                    single(
-                        left, a_row, a_column, 1, right, b_row, depth, 0, to, c_row, add
-                    )
-                elif rows == 2:
-                    pair(
-                        left, a_row, a_column, 2, right, b_row, depth, 0, to, c_row, add
-                    )
-                else:
-                    triple(
-                        left, a_row, a_column, 3, right, b_row, depth, 0, to, c_row, add
-                    )
-                at += rows
-            done += most * lanes
-        if done < width:
-            product(
-                a, a_row, a_column, count, advance(b, done), b_row, depth, width - done,
-                advance(c, done), c_row, add,
-            )  # fmt: skip
-
-    return namespace(product=product, few=few, rows=cells, lanes=lanes)
+    return namespace(product=product, rows=cells, lanes=lanes)

@@ -1,4 +1,4 @@
-"""Values under weights: their product, and care for what is not finite.
+"""Care for values that are not finite.
 
 0 * NaN is NaN: a value that is not finite would reach rows that do not attend its key.
 So it is replaced by 0 in a copy, and `poison` brings it to the rows that do.
@@ -13,21 +13,14 @@ from types import ModuleType
 import numpy as np
 
 from .levels import Simd
-from .pointers import advance, peek, poke
-from .products import products
+from .pointers import peek, poke
 from .simd import inner, namespace, vector_operations
-
-# Keys that are summed plainly: of 128 equal terms C is 12.8 at most (m = 128).
-SUM_KEYS = 128
-SUM_KEYS_FEW = 32  # their values stay in the nearest cache for the next rows
 
 
 @cache
-def value_operations(dtype: str, level: Simd, few: bool) -> ModuleType:
-    """The functions for one element type, for few rows of weights or for many."""
-    p, v = products(dtype, level), vector_operations(dtype, level)
-    multiply = p.few if few else p.product
-    chain = SUM_KEYS_FEW if few else SUM_KEYS
+def value_operations(dtype: str, level: Simd) -> ModuleType:
+    """The functions for one element type."""
+    v = vector_operations(dtype, level)
     lanes = v.lanes
     scalar = np.dtype(dtype).type
 
@@ -57,24 +50,6 @@ def value_operations(dtype: str, level: Simd, few: bool) -> ModuleType:
         return fine
 
     @inner
-    def product(
-        weights, w_row, w_column, rows, first, last, value, v_row, width, acc, step, add
-    ):  # fmt: skip
-        """Weights of a block's keys first..last times values, to or onto `acc`.
-
-        `weights` begins at the block's key 0, `value` at key `first`.
-        """
-        at = first
-        while at < last:
-            end = min(last, (at // chain + 1) * chain)
-            multiply(
-                advance(weights, at * w_column), w_row, w_column, rows,
-                advance(value, (at - first) * v_row), v_row, end - at, width,
-                acc, step, add or at > first,
-            )  # fmt: skip
-            at = end
-
-    @inner
     def poison(
         value, row, column, keys, width, scores, weights, w_row, w_column, rows, acc,
         step,
@@ -91,4 +66,4 @@ def value_operations(dtype: str, level: Simd, few: bool) -> ModuleType:
                         more = peek(acc, r * step + c) + peek(weights, at) * x
                         poke(acc, r * step + c, more)
 
-    return namespace(finite=finite, copy=copy, product=product, poison=poison)
+    return namespace(finite=finite, copy=copy, poison=poison)

@@ -40,8 +40,10 @@ from .values import value_operations
 # Keys whose sums are added plainly, blocks of them; more with compensation.
 STRETCH = 2048
 LN_2 = math.log(2.0)
-# Sums over d: up to so many steps at one go, more in chunks of about so many.
-WHOLE, CHUNK = 80, 64
+# A sum over d runs up to `CHUNK` steps at one go, then in chunks of about so many, and
+# `FINE` where there are many of them; beyond `DEEP` steps the chunks' sums are added up
+# by stretches of these. Of vectors of equal components the worst C found is 12.8 at 64.
+CHUNK, FINE, MANY, DEEP = 64, 48, 256, 480
 
 
 @cache
@@ -129,8 +131,11 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         row_blocks, unit = -(-n // row_step), np.int64(1)  # a literal: compiled anew
         step = -(-width // lanes) * lanes
         chunk = depth
-        if depth > WHOLE:
-            chunk = -(-depth // -(-depth // CHUNK) // 4) * 4
+        if depth > DEEP:
+            chunk = FINE
+        elif depth > CHUNK:
+            about = FINE if depth > MANY else CHUNK
+            chunk = -(-depth // -(-depth // about) // 4) * 4
         # the workspace, piece by piece
         most = -(-row_step // lanes) * lanes
         state = align(address(workspace, number * workspace.shape[1]))
@@ -207,8 +212,16 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     product(
                         advance(k, first * k_row + c * k_column), k_row, k_column, keys,
                         advance(panel, c * pitch), pitch, min(chunk, depth - c), pitch,
-                        line, pitch, c,
+                        line, pitch, c % DEEP,
                     )  # fmt: skip
+                    ends = c + chunk >= depth or (c + chunk) % DEEP == 0
+                    if ends and depth > DEEP:
+                        for i in range(keys * pitch):
+                            x = peek(line, i)
+                            poke(saved, i, x if c < DEEP else peek(saved, i) + x)
+                if depth > DEEP:
+                    for i in range(keys * pitch):
+                        poke(line, i, peek(saved, i))
                 for i in range(0, pitch, lanes):
                     column = advance(strip, i)
                     if softcap > scalar(0):
@@ -245,18 +258,9 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     finite = values.copy(u, v_row, v_column, keys, width, clean)
                     u, u_row = clean, width
                 product(
-                    line,
-                    unit,
-                    pitch,
-                    pitch,
-                    u,
-                    u_row,
-                    keys,
-                    width,
-                    acc,
-                    step,
+                    line, unit, pitch, pitch, u, u_row, keys, width, acc, step,
                     int(held),
-                )
+                )  # fmt: skip
                 held = True
                 if careful and not finite:
                     values.poison(

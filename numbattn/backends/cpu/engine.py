@@ -15,6 +15,7 @@ from numbattn.problem import AttentionProblem
 from . import (
     attention,
     cores,
+    decode,
     few_rows,
     fused,
     matrix,
@@ -26,6 +27,8 @@ from . import (
 )
 from .layout import LEAD_BYTES, LINE
 from .levels import chosen
+
+MODULES = (scores, panels, few_rows, weights, softmax, attention, decode)  # of kernels
 
 
 def run(
@@ -67,11 +70,12 @@ def plan(problem: AttentionProblem, execution: Execution) -> Mapping[str, object
     """Numbers for `explain`."""
     cut = _cut(problem)
     rows, columns = matrix.shape_of_tile(problem.acc_dtype)
-    path = (
-        f"few rows (n <= {matrix.SHORT_ROWS}): keys read once, lanes along d"
-        if cut.short
-        else f"register tiles of {rows} queries x {columns} keys"
-    )
+    if cut.short:
+        path = f"few rows (n <= {matrix.SHORT_ROWS}): keys read once, lanes along d"
+    elif isinstance(cut, fused.Blocks):
+        path = "transposed scores: queries in the vector lanes"
+    else:
+        path = f"register tiles of {rows} queries x {columns} keys"
     return {
         "path": path,
         "vectors": chosen().name,
@@ -107,7 +111,7 @@ def warmup(dtypes: tuple[str, ...]) -> list[str]:
     """Compile or load every kernel for these dtypes; return their names."""
     names = []
     for dtype in dtypes:
-        for module in (scores, panels, few_rows, weights, softmax, attention):
+        for module in MODULES:
             kernel = module.kernel(dtype, chosen())
             for kind in ("serial", "parallel"):
                 getattr(kernel, kind)

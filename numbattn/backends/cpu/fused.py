@@ -19,7 +19,10 @@ from .online import SPARE
 from .products import CELLS
 
 QUERY_VECTORS = 3  # of query rows in a task
+# Keys of a block, whose values are summed up plainly: of L equal terms the error is L/4
+# roundoffs. The bound grows with m; from there on it has room for 256, 1 % faster.
 BLOCK_KEYS = 128
+MANY_KEYS = 1024
 SHARED_ROWS = 64  # query rows that share a pass over the keys, at most
 PART_KEYS = 512  # of a part of the keys, for few queries; a multiple of its blocks
 PARTS = 64  # at most
@@ -60,7 +63,7 @@ def _many(
     vectors = -(-n // lanes)
     count = max(1, -(-vectors // QUERY_VECTORS))
     row_step = -(-vectors // count) * lanes
-    key_block = BLOCK_KEYS
+    key_block = BLOCK_KEYS if m < MANY_KEYS else 2 * BLOCK_KEYS
     width = up(d_v, lanes)
     size = (SPARE + 1 + d_k + 2 * key_block + cells) * row_step
     size += (row_step + cells + key_block) * width + lanes * lanes

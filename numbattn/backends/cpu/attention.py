@@ -64,7 +64,7 @@ def _results(dtype: str, level: Simd):
         for r in range(rows):
             total = peek(state, SUM * pitch + r)
             top = np.float64(peek(state, TOP * pitch + r)) * LN_2
-            factor, row_lse = finished(top, total, sink)
+            factor, row_lse = finished(top, total, sink, lse.shape[0] > 0)
             x, zero = v.splat(scalar(factor)), v.splat(scalar(0))
             line, target, bad = advance(acc, r * step), advance(out, r * o_row), zero
             for c in range(0, width, lanes):

@@ -124,10 +124,11 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     @inner
     def write(out, at, o_column, lse, row_at, sink, sums, width):
-        factor, row_lse = finished(peek(sums, 0), peek(sums, 1), sink)
+        wanted = lse.shape[0] > 0
+        factor, row_lse = finished(peek(sums, 0), peek(sums, 1), sink, wanted)
         for c in range(width):
             poke(address(out, at), c * o_column, peek(sums, 2 + c) * scalar(factor))
-        if lse.shape[0] > 0:
+        if wanted:
             lse[row_at] = scalar(row_lse)
 
     def worker(

@@ -26,7 +26,7 @@ from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
 from .online import finished
 from .pointers import address, advance, align, fetch_add_at, peek, poke
-from .products import products
+from .products import FEW_VALUES, products
 from .rows import row_operations
 from .scores import SOFTMAX, row_finisher
 from .simd import inner
@@ -111,7 +111,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     sums of each row and part; `ended`, how many parts
     of a group are done. Invariant after each block as there.
     """
-    p = products(dtype, level, few=True)
+    p = products(dtype, level, FEW_VALUES)
     product, lanes = p.product, p.lanes
     row = row_operations(dtype, level)
     pack_queries, dotted_strip = strips(dtype, level)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +82,32 @@ def test_pieces_above_the_short_limit_keep_their_bits(operation: str) -> None:
     for first, last in ((0, 17), (17, 53), (53, 70)):
         piece = call(query[first:last], *others, backend="cpu")
         testing.assert_same_bits(piece, whole[first:last])
+
+
+PIECES = {1: ((0, 1),), 4: ((0, 4), (2, 3)), 40: ((0, 40), (0, 17), (23, 40))}
+
+
+@pytest.mark.parametrize("n", PIECES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_other_rows_and_heads_see_changes_no_bit(dtype: type, n: int) -> None:
+    """Keys begin where the first row, or head, sees some: sums must not."""
+    rng = np.random.default_rng(3)
+    for _ in range(12):
+        m = int(rng.integers(100, 3000))
+        query = rng.standard_normal((4, n, 8)).astype(dtype)
+        key, value = rng.standard_normal((2, 1, m, 8)).astype(dtype)
+        offset = rng.integers(m, size=4)
+        window = {"window_size": (int(rng.integers(900)), int(rng.integers(60)))}
+        whole = numbattn.attention(
+            query, key, value, q_offset=offset, return_lse=True, **window
+        )
+        for head, (first, last) in itertools.product(range(4), PIECES[n]):
+            alone = numbattn.attention(
+                query[head, first:last], key[0], value[0], return_lse=True,
+                q_offset=int(offset[head]) + first, **window,
+            )  # fmt: skip
+            for got, want in zip(alone, whole, strict=True):
+                testing.assert_same_bits(got, want[head, first:last])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -27,7 +27,7 @@ from .levels import Simd
 from .online import finished
 from .pointers import address, advance, align, fetch_add_at, peek, poke
 from .products import FEW_VALUES, products
-from .rows import row_operations
+from .rows import SUM_BLOCK, row_operations
 from .scores import SOFTMAX, row_finisher
 from .simd import inner
 from .slabs import draw, late, park, resume
@@ -118,6 +118,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     finish_row = row_finisher(dtype, level)
     values = value_operations(dtype, level)
     begin, raise_top, add, merge, total = _sums(dtype, level)
+    sum_keys = SUM_BLOCK * lanes  # that are added without a compensated step
     packed_step = SOFTMAX.chunk * lanes
     scalar = np.dtype(dtype).type
     minus_infinity = scalar(-np.inf)
@@ -206,14 +207,17 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                         advance(line, -block), i, first, last, low, high, bias,
                         lead[at, BIAS], mask, lead[at, MASK], softcap, True, 0,
                     )  # fmt: skip
-                    line = advance(line, begun)
                     row.scale_row(
-                        line, keys, scalar(1),
+                        advance(line, begun), keys, scalar(1),
                         advance(saved, r * BLOCK_KEYS + begun), 0,
                     )  # fmt: skip
+                    # sums from the same keys on, whatever the rows beside it see
+                    start = begun // sum_keys * sum_keys
+                    row.fill(line, start, begun, minus_infinity, 0)
+                    line, count = advance(line, start), begun + keys - start
                     own = advance(state, STATE * r)
-                    shift, factor = raise_top(own, row.greatest(line, keys))
-                    add(own, row.exponentials(line, keys, shift), factor)
+                    shift, factor = raise_top(own, row.greatest(line, count))
+                    add(own, row.exponentials(line, count, shift), factor)
                     poke(own, FACTOR, factor)
                 u = advance(v, first * v_row)
                 w, w_row, finite, careful = u, v_row, True, v_column != 1

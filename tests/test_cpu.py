@@ -208,6 +208,19 @@ def test_keys_packed_once_for_all_tasks_give_the_same_bits(
     matrix._plan.cache_clear()
 
 
+def test_warmup_has_every_kernel_there_is() -> None:
+    from numbattn.backends import cpu
+    from numbattn.backends.cpu import engine
+
+    names = [
+        info.name for info in pkgutil.iter_modules(cpu.__path__, cpu.__name__ + ".")
+    ]
+    modules = {importlib.import_module(name) for name in names}
+    assert set(engine.MODULES) == {m for m in modules if hasattr(m, "kernel")}
+    ready = numbattn.warmup(["float32"], backend="cpu")
+    assert len(set(ready)) == len(ready) == 2 * len(engine.MODULES)
+
+
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     operations = ("scores", "weights")
     run_with_cache(tmp_path, operations)

@@ -67,6 +67,17 @@ def test_empty_axes_in_other_dtypes(backend: str, dtype: Any) -> None:
             assert str(told)
 
 
+@pytest.mark.parametrize("n", [3, 40])
+def test_no_heads_share_keys(backend: str, n: int) -> None:
+    """An axis of no queries meets keys whose axis has length 1, or that have none."""
+    for lead, own in (((0,), (1,)), ((0,), ()), ((3, 0), (3, 1)), ((0, 2), (1, 2))):
+        query, key = np.ones((*lead, n, 8)), np.ones((*own, 5, 8))
+        out = numbattn.attention(query, key, key, backend=backend)
+        assert out.shape == query.shape
+        for tell in (numbattn.explain, numbattn.estimate_memory):
+            assert str(tell(query, key, key, operation="attention", backend=backend))
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs mprotect (POSIX)")
 def test_nothing_is_read_beyond_a_page(backend: str) -> None:
     """Inputs end at a page that must not be read, or start behind one."""

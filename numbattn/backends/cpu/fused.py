@@ -111,6 +111,8 @@ def _groups(
 ) -> np.ndarray:
     """Bounds of runs of up to `most` leading indices that share keys and values."""
     size, shared = prod(lead), 1
+    if not size:  # `explain` asks
+        return np.zeros(1, np.int64)
     for back in range(1, len(lead) + 1):
         # an axis of 1 is shared whole, a heads axis in groups; then the run ends
         own = max(x[-back] if back <= len(x) else 1 for x in (key, value))

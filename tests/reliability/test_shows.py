@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -76,65 +73,3 @@ def test_no_heads_share_keys(backend: str, n: int) -> None:
         assert out.shape == query.shape
         for tell in (numbattn.explain, numbattn.estimate_memory):
             assert str(tell(query, key, key, operation="attention", backend=backend))
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs mprotect (POSIX)")
-def test_nothing_is_read_beyond_a_page(backend: str) -> None:
-    """Inputs end at a page that must not be read, or start behind one."""
-    code = GUARD.format(backend=backend)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["600", "guarded", "calls"]
-
-
-GUARD = """
-import ctypes, itertools, mmap
-import numpy as np
-import numbattn
-from numbattn.testing import assert_same_bits
-
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-PAGE, kept = mmap.PAGESIZE, []
-
-def guarded(array, at_end):
-    pages = -(-max(array.nbytes, 1) // PAGE)
-    memory = mmap.mmap(-1, (pages + 2) * PAGE)
-    whole = np.frombuffer(memory, np.uint8)
-    start = (pages + 1) * PAGE - array.nbytes if at_end else PAGE
-    start -= start % array.itemsize
-    view = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    view[...] = array
-    for page in (0, pages + 1):
-        assert not libc.mprotect(whole.ctypes.data + page * PAGE, PAGE, 0)
-    kept.append(memory)
-    return view
-
-rng, calls = np.random.default_rng(0), 0
-for dtype, at_end in itertools.product((np.float32, np.float64), (True, False)):
-    for k in range(50):
-        n, m, d, d_v = (int(x) for x in rng.integers(1, (40, 90, 70, 70)))
-        if k % 3 == 0:
-            n = int(rng.integers(1, 17))
-        q, k_, v = (
-            rng.standard_normal(s).astype(dtype) for s in ((n, d), (m, d), (m, d_v))
-        )
-        bias, mask = rng.standard_normal((n, m)).astype(dtype), rng.random((n, m)) < 0.7
-        options = dict(bias=bias, mask=mask, is_causal=bool(rng.random() < 0.5))
-        for operation, arrays in (
-            ("scores", (q, k_)), ("weights", (q, k_)), ("attention", (q, k_, v))
-        ):
-            run = getattr(numbattn, operation)
-            want = run(*arrays, backend="{backend}", **options)
-            close = [guarded(a, at_end) for a in arrays]
-            near = dict(
-                options, bias=guarded(bias, at_end), mask=guarded(mask, at_end)
-            )
-            out = guarded(np.zeros_like(want), at_end)
-            run(*close, backend="{backend}", out=out, **near)
-            assert_same_bits(out, want)
-            calls += 1
-print(calls, "guarded calls")
-"""

@@ -22,7 +22,7 @@ JOBS = {
     "weights": "weights, wide(4096, 2**18), wide(4096, 2**18)",
     "attention": "attention, rows(4096, 64), keys(4_000_000, 64), keys(4_000_000, 64)",
     "attention of one row": (
-        "attention, rows(300, 64)[:, None], keys(10**7, 64), keys(10**7, 64)"
+        "attention, rows(900, 64)[:, None], keys(10**7, 64), keys(10**7, 64)"
     ),
     "weights of one row": "weights, rows(1, 2**17), keys(10**7, 2**17)",
 }
@@ -139,6 +139,28 @@ def test_progress_rises_to_the_end(operation: str, n: int) -> None:
     total = n * key.shape[0]
     assert told[-1] == (total, total)
     assert {each for _, each in told} == {total}
+    assert told == sorted(told)
+
+
+@pytest.mark.parametrize("n", [1, 40])
+def test_progress_never_falls_where_rows_are_done_with_care(
+    monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    """NaN among the values is found at a row's end; then it is walked once more."""
+    from numbattn.backends.cpu import launch
+
+    monkeypatch.setattr(launch, "SLAB_SECONDS", 1e-3)
+    query = np.ones((n, 16), np.float32)
+    key = np.broadcast_to(np.ones((1, 16), np.float32), (4_000_000 // n, 16))
+    value = np.broadcast_to(np.array([[1, np.nan]], np.float32), (key.shape[0], 2))
+    told: list[int] = []
+
+    def tell(done: int, total: int) -> None:
+        told.append(done)
+
+    out = numbattn.attention(query, key, value, backend="cpu", progress=tell)
+    assert np.isnan(out).tolist() == [[False, True]] * n
+    assert len(told) > 4
     assert told == sorted(told)
 
 

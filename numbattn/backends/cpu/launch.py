@@ -317,11 +317,13 @@ def _slabs(
     elements: int,
     execution: Execution,
 ) -> None:
+    most = 0.0
     while True:
         _slab(kernel, arguments, workers, counter, tasks, execution, SLAB_SECONDS)
         done, left = slabs.progress(counter, tasks)
         if not left:
             return
+        done = most = max(most, done)  # less where a task is done once more, with care
         if execution.progress is not None:
             execution.progress(int(elements * (done / tasks)), elements)
 

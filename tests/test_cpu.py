@@ -10,11 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
 import numbattn
 from numbattn import testing
+from numbattn.backends.cpu.levels import LEVELS, target_features
+from numbattn.backends.cpu.pointers import address
+from numbattn.backends.cpu.simd import vector_operations
 
 BOTH = """
 import numpy as np, numbattn
@@ -123,6 +127,45 @@ def test_few_rows_have_the_same_bits_at_every_alignment(dtype: type) -> None:
             moved = buffer[shift:].reshape(50, pitch)[:, :40]
             moved[...] = key
             testing.assert_same_bits(numbattn.scores(query, moved, backend="cpu"), want)
+
+
+@pytest.mark.parametrize("level", [x for x in LEVELS if x != "neon"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exp2_is_at_most_2_unit_roundoffs_off(level: str, dtype: str) -> None:
+    """Over all that a softmax asks for, and to within the smallest normal number."""
+    if not LEVELS[level].features <= target_features():
+        pytest.skip(f"this processor or Numba's target lacks {level}")
+    v = vector_operations(dtype, LEVELS[level])
+    lanes = v.lanes
+
+    @numba.njit
+    def exp2(x: np.ndarray) -> None:
+        for i in range(0, x.shape[0], lanes):
+            v.store(v.exp2(v.load(address(x, 0), i)), address(x, 0), i)
+
+    info, rng = np.finfo(dtype), np.random.default_rng(0)
+    count = 1 << 18
+    least = 150 if dtype == "float32" else 1075  # 2**-least is 0
+    spread = np.log10(info.smallest_subnormal), np.log10(2 * least)
+    x = np.concatenate(
+        [
+            np.linspace(-least - 20, 4, count),
+            rng.uniform(-least, 4, count),
+            -(10.0 ** rng.uniform(*spread, count)),
+            np.repeat([0.0, -0.0, -np.inf, np.nan, info.min], 16),
+        ]
+    ).astype(dtype)
+    got = x.copy()
+    exp2(got)
+    want = np.exp2(x.astype(np.longdouble))
+    with np.errstate(invalid="ignore"):
+        error = abs(got.astype(np.longdouble) - want)
+    normal, below = want >= info.tiny, want < info.tiny
+    assert np.all(error[normal] <= want[normal] * info.eps)  # eps is two roundoffs
+    assert np.all(error[below] < info.tiny)
+    assert np.all(got[x == 0] == 1)
+    assert np.all(got[x < -1.5 * least] == 0)
+    assert np.array_equal(np.isnan(got), np.isnan(x))
 
 
 def test_nothing_of_an_earlier_call_is_left_in_the_scratch() -> None:

@@ -41,8 +41,8 @@ from .values import value_operations
 STRETCH = 2048
 LN_2 = math.log(2.0)
 # A sum over d runs, in two chains, up to `CHUNK` steps at one go, then in chunks of
-# about so many, of `FINE` from `MANY` steps on; beyond `DEEP` steps the chunks' sums are
-# added up by stretches of these. A weight has the errors of two scores: for equal
+# about so many, of `FINE` from `MANY` steps on; beyond `DEEP` steps the chunks' sums
+# are added up by stretches of these. A weight has the errors of two scores: for equal
 # products, with V the unit matrix, C was 20 with one chain of 64, 16.3 with two of 40.
 CHUNK, FINE, MANY, DEEP = 64, 48, 256, 480
 

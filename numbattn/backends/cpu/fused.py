@@ -120,10 +120,8 @@ def _groups(
         if own != 1:
             break
     step = max(1, min(shared, most))
-    starts = [
-        np.arange(first, first + shared, step) for first in range(0, size, shared)
-    ]
-    bounds: np.ndarray = np.concatenate([*starts, [size]]).astype(np.int64)
+    runs, starts = np.arange(0, size, shared), np.arange(0, shared, step)
+    bounds: np.ndarray = np.append(np.add.outer(runs, starts), size)
     return bounds
 
 

@@ -125,14 +125,16 @@ class Kind(NamedTuple):
     """What products a kernel makes: what is not needed is not compiled."""
 
     widths: tuple[int, int, int]
-    """Vectors across; a fourth of the values' tiles, 12 x 2, would gain nothing."""
+    """Vectors across. For values 12 x 2 is no faster than 24 x 1, 8 x 3 seldom fits."""
     chains: int
     """Of a sum: two are more accurate, but their left operands lie apart."""
+    whole: bool = False
+    """Whether `b` is whole vectors wide."""
     few: bool = False
     """Whether there are tiles for few rows."""
 
 
-SCORES, VALUES = Kind((1, 2, 3), 2), Kind((1, 3, 4), 1)
+SCORES, VALUES = Kind((1, 2, 3), 2, whole=True), Kind((1, 4, 4), 1)
 FEW_VALUES = Kind((1, 4, 4), 1, few=True)
 
 
@@ -166,11 +168,13 @@ def products(dtype: str, level: Simd, kind: Kind) -> ModuleType:
             *(pointer, *(integer64,) * 2),
         )(outlined(name, emit))
 
-    cut = variant(1, masked=True)
     _, wider, widest = (min(width, across) for width in kind.widths)
     one, some, many = (variant(width) for width in (1, wider, widest))
+    # what is named below is compiled, also where it is never called
+    cut = one if kind.whole else variant(1, masked=True)
     most = WIDE.get(level.name, 4)
-    single, pair = variant(most, rows=1), variant(most, rows=2)
+    single = variant(most, rows=1) if kind.few else one
+    pair = variant(most, rows=2) if kind.few else one
     wide = most * lanes if kind.few else 0
 
     @inner

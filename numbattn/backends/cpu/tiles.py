@@ -262,7 +262,7 @@ def tiles(dtype: str, level: Simd) -> ModuleType:
             in_order(q, 0, 1, k, k_row, keys, depth, shift, out, 0)
 
     transpose = emitted(types.void, pointer, integer64, pointer, integer64, scalar)(
-        _emit_transpose(e)
+        outlined(f"transpose_{dtype}", _emit_transpose(e))
     )
     return namespace(
         rows=rows,

@@ -23,6 +23,7 @@ QUERY_VECTORS = 3  # of query rows in a task
 # roundoffs. The bound grows with m; from there on it has room for 256, 1 % faster.
 BLOCK_KEYS = 128
 MANY_KEYS = 1024
+WIDE_VALUES = 1024  # beyond it a copy of a block's values would take megabytes
 SHARED_ROWS = 64  # query rows that share a pass over the keys, at most
 PART_KEYS = 512  # of a part of the keys, for few queries; a multiple of its blocks
 PARTS = 64  # at most
@@ -63,7 +64,9 @@ def _many(
     vectors = -(-n // lanes)
     count = max(1, -(-vectors // QUERY_VECTORS))
     row_step = -(-vectors // count) * lanes
-    key_block = BLOCK_KEYS if m < MANY_KEYS else 2 * BLOCK_KEYS
+    key_block = BLOCK_KEYS
+    if m >= MANY_KEYS and d_v <= WIDE_VALUES:
+        key_block *= 2
     width = up(d_v, lanes)
     size = (SPARE + 1 + d_k + 2 * key_block + cells) * row_step
     size += (row_step + cells + key_block) * width + lanes * lanes

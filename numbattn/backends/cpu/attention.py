@@ -28,11 +28,12 @@ from .columns import column_operations
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
-from .masking import LOG2_E, masking
+from .masking import masking
 from .online import SPARE, SUM, TOP, finished, online_softmax
 from .panels import packing
 from .pointers import address, advance, align, peek, poke
 from .products import SCORES, VALUES, products
+from .rows import LOG2_E
 from .simd import inner, vector_operations
 from .slabs import draw, late, park, resume
 from .values import value_operations

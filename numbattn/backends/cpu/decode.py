@@ -108,8 +108,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
     A task is a part of the keys of a group: leading indices `groups[g]` up to
     ``groups[g + 1]``, which share keys and values. Arguments behind ``number, counter,
     stop`` as for `attention.kernel`, then keys of a part; `groups`; `partial`, the
-    sums of each row and part; `ended`, how many parts
-    of a group are done. Invariant after each block as there.
+    sums of each row and part; `ended`, how many parts of a group are done. Invariant
+    after each block as there.
     """
     p = products(dtype, level, FEW_VALUES)
     product, lanes = p.product, p.lanes

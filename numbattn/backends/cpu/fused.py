@@ -24,6 +24,9 @@ QUERY_VECTORS = 3  # of query rows in a task
 BLOCK_KEYS = 128
 MANY_KEYS = 1024
 WIDE_VALUES = 1024  # beyond it a copy of a block's values would take megabytes
+# Nothing stops a worker within a block: 5 ms on one core, reached from d = 22,000 on.
+BLOCK_FLOPS = 2**29
+LEAST_KEYS = 8
 SHARED_ROWS = 64  # query rows that share a pass over the keys, at most
 PART_KEYS = 512  # of a part of the keys, for few queries; a multiple of its blocks
 PARTS = 64  # at most
@@ -67,6 +70,9 @@ def _many(
     key_block = BLOCK_KEYS
     if m >= MANY_KEYS and d_v <= WIDE_VALUES:
         key_block *= 2
+    flops = 2 * QUERY_VECTORS * lanes * (d_k + d_v)  # of a key and as many rows
+    while key_block > LEAST_KEYS and flops * key_block > BLOCK_FLOPS:
+        key_block //= 2
     width = up(d_v, lanes)
     size = (SPARE + 1 + d_k + 2 * key_block + cells) * row_step
     size += (row_step + cells + key_block) * width + lanes * lanes

@@ -6,7 +6,6 @@ registers.
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from types import ModuleType
 
@@ -14,10 +13,9 @@ import numpy as np
 
 from .levels import Simd
 from .pointers import advance, peek, poke
+from .rows import LOG2_E
 from .simd import FLAGS, inner, namespace, vector_operations
 from .tiles import tiles
-
-LOG2_E = math.log2(math.e)
 
 
 @cache

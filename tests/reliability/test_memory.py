@@ -82,7 +82,7 @@ def test_every_part_is_counted() -> None:
     x = normal(40, 40)
     assert estimate("scores", (x, x), bias=np.ones((40, 40))).copies == 40 * 40 * 4
     mask = np.ones((40, 40), bool)
-    room = np.empty((40, 40), np.float32)
+    room = np.zeros((40, 40), np.float32)
     inside = room.view(np.uint8).reshape(-1)[:1600].reshape(40, 40).view(bool)
     assert estimate("scores", (x, x), out=room).parts.keys() == {"workspace"}
     assert estimate("scores", (x, room), out=x).copies == x.nbytes

@@ -22,6 +22,9 @@ ORDER = [
     "arrays",
     "shapes",
     "options",
+    "bytecode",
+    "captures",
+    "functions",
     "merge",
     "problem",
     "config",
@@ -43,7 +46,8 @@ ORDER = [
     "sdpa",
 ]
 LEAVES = {
-    "errors", "limits", "memory", "arrays", "shapes", "options", "problem", "config",
+    "errors", "limits", "memory", "arrays", "shapes", "options", "bytecode",
+    "captures", "functions", "problem", "config",
 }  # fmt: skip
 TOOLS = {"testing", "cli", "_peers", "_timing", "__main__"}  # they use what is public
 LIBRARIES = {

@@ -1,4 +1,5 @@
 # What the package offers, for lazy_loader, type checkers and editors alike.
+from . import masks as masks
 from . import testing as testing
 from .api import attention as attention
 from .api import scores as scores

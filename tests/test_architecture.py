@@ -25,6 +25,12 @@ ORDER = [
     "bytecode",
     "captures",
     "functions",
+    "mask_blocks",
+    "mask_views",
+    "mask_documents",
+    "mask_nodes",
+    "mask_leaves",
+    "masks",
     "merge",
     "problem",
     "config",
@@ -46,8 +52,9 @@ ORDER = [
     "sdpa",
 ]
 LEAVES = {
-    "errors", "limits", "memory", "arrays", "shapes", "options", "bytecode",
-    "captures", "functions", "problem", "config",
+    "errors", "limits", "memory", "arrays", "shapes", "bytecode", "captures",
+    "functions", "options", "mask_blocks", "mask_views", "mask_documents", "mask_nodes",
+    "mask_leaves", "masks", "problem", "config",
 }  # fmt: skip
 TOOLS = {"testing", "cli", "_peers", "_timing", "__main__"}  # they use what is public
 LIBRARIES = {
@@ -241,7 +248,7 @@ def test_import_is_quick() -> None:
 def test_names_complete_and_resolve() -> None:
     public = {name for name in dir(numbattn) if not name.startswith("_")}
     expected = {"scores", "weights", "attention", "iter_scores", "explain", "testing"}
-    expected |= {"warmup"}
+    expected |= {"warmup", "masks"}
     assert public >= expected
     for name in public:
         assert getattr(numbattn, name) is not None

@@ -9,14 +9,21 @@ import pytest
 
 import numbattn
 
-FUNCTIONS = [
-    name for name in numbattn.__all__ if inspect.isfunction(getattr(numbattn, name))
-]
+FUNCTIONS = {
+    f"{prefix}{name}": function
+    for prefix, place, names in (
+        ("", numbattn, numbattn.__all__),
+        ("masks.", numbattn.masks, numbattn.masks.__all__),
+        ("masks.Mask.", numbattn.masks.Mask, ("materialize", "sparsity", "plot")),
+    )
+    for name in names
+    if inspect.isfunction(function := getattr(place, name))
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_examples_of(name: str) -> None:
-    function = getattr(numbattn, name)
+    function = FUNCTIONS[name]
     module = inspect.getmodule(function)
     assert module is not None
     (found,) = doctest.DocTestFinder(recurse=False).find(
@@ -31,3 +38,4 @@ def test_the_examples_of(name: str) -> None:
 
 def test_there_are_public_functions() -> None:
     assert {"scores", "weights", "attention", "use_backend"} <= set(FUNCTIONS)
+    assert {"masks.causal", "masks.Mask.plot"} <= set(FUNCTIONS)

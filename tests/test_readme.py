@@ -18,6 +18,7 @@ PAGES = [
     "README.md",
     "docs/from-scores-to-attention.md",
     "docs/kv-cache.md",
+    "docs/masks.md",
     "docs/memory.md",
     "docs/porting-from-pytorch.md",
 ]

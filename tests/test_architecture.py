@@ -21,18 +21,20 @@ ORDER = [
     "memory",
     "arrays",
     "shapes",
-    "options",
     "bytecode",
     "captures",
     "functions",
+    "places",
+    "evaluation",
+    "score_mod",
+    "score_mods",
+    "options",
     "mask_blocks",
     "mask_views",
     "mask_documents",
     "mask_nodes",
     "mask_leaves",
     "masks",
-    "places",
-    "evaluation",
     "merge",
     "problem",
     "config",
@@ -55,9 +57,9 @@ ORDER = [
 ]
 LEAVES = {
     "errors", "limits", "memory", "arrays", "shapes", "bytecode", "captures",
-    "functions", "places", "evaluation", "score_mods", "options", "mask_blocks",
-    "mask_views", "mask_documents", "mask_nodes", "mask_leaves", "masks", "problem",
-    "config",
+    "functions", "places", "evaluation", "score_mod", "score_mods", "options",
+    "mask_blocks", "mask_views", "mask_documents", "mask_nodes", "mask_leaves",
+    "masks", "problem", "config",
 }  # fmt: skip
 TOOLS = {"testing", "cli", "_peers", "_timing", "__main__"}  # they use what is public
 LIBRARIES = {

@@ -14,6 +14,7 @@ FUNCTIONS = {
     for prefix, place, names in (
         ("", numbattn, numbattn.__all__),
         ("masks.", numbattn.masks, numbattn.masks.__all__),
+        ("score_mods.", numbattn.score_mods, numbattn.score_mods.__all__),
         ("masks.Mask.", numbattn.masks.Mask, ("materialize", "sparsity", "plot")),
     )
     for name in names
@@ -38,4 +39,4 @@ def test_the_examples_of(name: str) -> None:
 
 def test_there_are_public_functions() -> None:
     assert {"scores", "weights", "attention", "use_backend"} <= set(FUNCTIONS)
-    assert {"masks.causal", "masks.Mask.plot"} <= set(FUNCTIONS)
+    assert {"masks.causal", "masks.Mask.plot", "score_mods.alibi"} <= set(FUNCTIONS)

@@ -19,7 +19,7 @@ from numpydoc.validate import validate
 import numbattn
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = [numbattn, numbattn.masks]
+MODULES = [numbattn, numbattn.masks, numbattn.score_mods]
 
 
 def public_names() -> Iterator[str]:

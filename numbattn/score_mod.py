@@ -1,0 +1,100 @@
+"""`ScoreMod`: a function of scores together with its args."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import OptionError, shown
+from .functions import SCORE_MOD, check_args, check_function
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreMod:
+    """A function of scores with the args that it goes with.
+
+    It is passed as ``score_mod=``, with `score_mod_args` empty. ``a @ b`` applies b
+    first. It pickles where its function does: one of a module, not a lambda.
+
+    Parameters
+    ----------
+    function : function
+        ``f(score, b, h, q_idx, kv_idx, *args)``, a plain Python function.
+    args : tuple
+        Of numbers and arrays. Arrays are not copied: a call sees what is in them.
+    unchecked : bool
+        Whether reads outside the arrays of `args` go unnoticed. That is faster; a
+        function that reads outside then reads foreign memory.
+    inner : ScoreMod, optional
+        What is applied before; made by ``@``.
+
+    Raises
+    ------
+    OptionError, DTypeError
+        A function that cannot be compiled, or args that it cannot have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbattn.score_mods import ScoreMod, softcap
+    >>> def shifted(score, b, h, q_idx, kv_idx, table):
+    ...     return score + table[h]
+    >>> mod = softcap(2.0) @ ScoreMod(shifted, (np.array([0.0, 1.0]),))
+    >>> mod
+    softcap @ shifted
+    >>> round(mod(1.0, 0, 1, 0, 0), 3)
+    1.523
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    unchecked: bool = field(default=False, kw_only=True)
+    inner: ScoreMod | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        args = check_args(self.args, "args of ScoreMod")
+        check_function(self.function, "function of ScoreMod", SCORE_MOD, len(args))
+        object.__setattr__(self, "args", args)
+        if not isinstance(self.unchecked, bool):
+            raise OptionError(
+                f"unchecked is {shown(self.unchecked)}; it has to be True or False"
+            )
+        if not isinstance(self.inner, (ScoreMod, type(None))):
+            raise OptionError(
+                f"inner is {shown(self.inner)}; it has to be a ScoreMod, or None"
+            )
+
+    @property
+    def name(self) -> str:
+        """The names of the functions, the last one first."""
+        return " @ ".join(
+            part.function.__name__.lstrip("_") for part in reversed(self.parts)
+        )
+
+    @property
+    def parts(self) -> tuple[ScoreMod, ...]:
+        """What it is composed of, each without `inner`, in the order of application."""
+        if self.inner is None:
+            return (self,)
+        return (*self.inner.parts, self._after(None))
+
+    def _after(self, inner: ScoreMod | None) -> ScoreMod:
+        return ScoreMod(self.function, self.args, unchecked=self.unchecked, inner=inner)
+
+    def __matmul__(self, other: ScoreMod) -> ScoreMod:
+        if not isinstance(other, ScoreMod):
+            return NotImplemented
+        result = other
+        for part in self.parts:
+            result = part._after(result)
+        return result
+
+    def __call__(self, score: Any, b: int, h: int, q_idx: int, kv_idx: int) -> Any:
+        """Return the score that it makes of one score, in plain Python."""
+        for part in self.parts:
+            score = part.function(score, b, h, q_idx, kv_idx, *part.args)
+        return score
+
+    def __repr__(self) -> str:
+        return self.name

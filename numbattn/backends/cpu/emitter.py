@@ -6,61 +6,11 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
+from .coefficients import EXP, EXP2, EXP2_ABOVE_0, LOG_OF_2, TANH
 from .levels import Simd
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
-# exp2 on [-1/2, 1/2]: interpolation of (2**r - 1)/r in Chebyshev nodes (40 digits,
-# then rounded); relative error 5.1e-9 (0.09 u) in float32, 1.2e-19 in float64.
-EXP2_COEFFICIENTS = {
-    "float32": (
-        0.693147188026228781,
-        0.240226507605681269,
-        0.0555035711421907782,
-        0.00961808255727785149,
-        0.00133908633646712344,
-        0.000154531629451206902,
-    ),
-    "float64": (
-        0.693147180559945309,
-        0.240226506959100712,
-        0.055504108664821627,
-        0.00961812910762847949,
-        0.00133335581464064707,
-        0.000154035303933707334,
-        0.0000152527338415567726,
-        1.32154868087055628e-6,
-        1.01780570877339411e-7,
-        7.05489730415549928e-9,
-        4.45581790833606449e-10,
-        2.57293241773623042e-11,
-    ),
-}
-
-# The same on [0, 1], with 5.3e-9 (0.09 u) and 8.7e-18 (0.08 u).
-EXP2_COEFFICIENTS_ABOVE_0 = {
-    "float32": (
-        0.693147170864976528,
-        0.240227204181098151,
-        0.055496023564022933,
-        0.0096521950560147358,
-        0.00126921660691408532,
-        0.000208179150435407431,
-    ),
-    "float64": (
-        0.693147180559945326,
-        0.240226506959096731,
-        0.0555041086649806687,
-        0.00961812910515175647,
-        0.00133335583439372788,
-        0.000154035212191077331,
-        0.0000152529988997284185,
-        1.32105834777651881e-6,
-        1.02360238032751793e-7,
-        6.63444586625141402e-9,
-        6.12309291682638714e-10,
-    ),
-}
 FLOOR_QUIETLY, CURRENT_ROUNDING = 9, 4  # operands of the instructions of AVX-512
 
 
@@ -88,6 +38,10 @@ class Emitter:
         """The same number in every lane."""
         value = float(np.dtype(self.dtype).type(value))
         return ir.Constant(self.vector, [value] * self.lanes)
+
+    def whole(self, value: int):
+        """The same integer, as wide as an element, in every lane."""
+        return ir.Constant(self.integers, [value] * self.lanes)
 
     def function(self, builder, name, result, arguments):
         """An LLVM intrinsic (llvmlite cannot mangle vector types itself)."""
@@ -191,10 +145,7 @@ class Emitter:
         """x*y + z, fused where the target can (else llvm.fma is a library call)."""
         if not self.fused:
             return builder.fadd(builder.fmul(x, y), z)
-        name = f"llvm.fma.{self.suffix}"
-        return builder.call(
-            self.function(builder, name, self.vector, [self.vector] * 3), [x, y, z]
-        )
+        return self.intrinsic(builder, "fma", x, y, z)
 
     def greater(self, builder, x, y):
         """The greater of both; x where y is NaN, y where x is NaN."""
@@ -235,17 +186,25 @@ class Emitter:
         magic = self.constant(1.5 * 2.0**self.mantissa + self.bias)
         shifted = builder.fadd(x, magic)
         remainder = builder.fsub(x, builder.fsub(shifted, magic))
+        return remainder, self._power(builder, shifted)
+
+    def _power(self, builder, shifted):
+        """2**n from ``n + bias`` in the low bits."""
         bits = builder.bitcast(shifted, self.integers)
-        shift = ir.Constant(self.integers, [self.mantissa] * self.lanes)
-        return remainder, builder.bitcast(builder.shl(bits, shift), self.vector)
+        bits = builder.shl(bits, self.whole(self.mantissa))
+        return builder.bitcast(bits, self.vector)
+
+    def polynomial(self, builder, x, coefficients):
+        """Horner's rule, lowest power first."""
+        *lower, highest = coefficients
+        p = self.constant(highest)
+        for coefficient in reversed(lower):
+            p = self.fma(builder, p, x, self.constant(coefficient))
+        return p
 
     def _exp2_minus_1_fraction(self, builder, r):
         """2**r - 1 for |r| <= 1/2, accurate also near 0."""
-        *lower, highest = EXP2_COEFFICIENTS[self.dtype]
-        p = self.constant(highest)
-        for coefficient in reversed(lower):
-            p = self.fma(builder, p, r, self.constant(coefficient))
-        return builder.fmul(p, r)
+        return builder.fmul(self.polynomial(builder, r, EXP2[self.dtype]), r)
 
     def exp2(self, builder, x):
         """2**x for x <= 0 or moderate x; 0 far below, exactly for -inf; NaN stays NaN.
@@ -274,33 +233,51 @@ class Emitter:
             self.function(builder, f"{name}.reduce.{kind}.512", self.vector, reduce),
             [x, ir.Constant(I32, FLOOR_QUIETLY), x, every, rounding],
         )
-        *lower, highest = EXP2_COEFFICIENTS_ABOVE_0[self.dtype]
-        p = self.constant(highest)
-        for coefficient in (*reversed(lower), 1.0):
-            p = self.fma(builder, p, r, self.constant(coefficient))
+        p = self.polynomial(builder, r, (1.0, *EXP2_ABOVE_0[self.dtype]))
         return builder.call(
             self.function(builder, f"{name}.scalef.{kind}.512", self.vector, scale),
             [p, x, p, every, rounding],
         )
 
+    def intrinsic(self, builder, name, *values):
+        """An LLVM intrinsic of which every operand and the result are `vector`."""
+        name = f"llvm.{name}.{self.suffix}"
+        kinds = [self.vector] * len(values)
+        return builder.call(self.function(builder, name, self.vector, kinds), values)
+
+    def reduced_exp(self, builder, x, offset):
+        """X = n log(2) + r, |r| <= log(2)/2: returns r and ``n + offset`` in low bits.
+
+        log(2) in two parts (Cody and Waite), of which n times the first is exact.
+        """
+        magic = self.constant(1.5 * 2.0**self.mantissa + offset)
+        high, low = LOG_OF_2[self.dtype]
+        shifted = self.fma(builder, x, self.constant(1.0 / np.log(2.0)), magic)
+        n = builder.fsub(shifted, magic)
+        r = self.fma(builder, n, self.constant(-high), x)
+        return self.fma(builder, n, self.constant(-low), r), shifted
+
+    def expm1_fraction(self, builder, r):
+        """exp(r) - 1 for |r| <= log(2)/2, accurate also near 0."""
+        q = self.polynomial(builder, r, EXP[self.dtype])
+        return self.fma(builder, builder.fmul(r, r), q, r)
+
     def tanh(self, builder, x):
-        """Tanh by e = expm1(2 |x|): e / (e + 2), a few units off also near 0."""
-        absolute = self.function(
-            builder, f"llvm.fabs.{self.suffix}", self.vector, [self.vector]
-        )
-        sign = self.function(
-            builder, f"llvm.copysign.{self.suffix}", self.vector, [self.vector] * 2
-        )
+        """1 - 2/(exp(2 |x|) + 1), below 5/8 a polynomial; at most 2 units off."""
+        size = self.intrinsic(builder, "fabs", x)
         large = self.constant(20.0)  # tanh is 1 to the last bit beyond
-        size = builder.call(absolute, [x])
-        size = builder.select(builder.fcmp_ordered(">", size, large), large, size)
-        exponent = builder.fmul(size, self.constant(2.0 / np.log(2.0)))
-        r, power = self._split_exponent(builder, exponent)
-        fraction = self._exp2_minus_1_fraction(builder, r)
-        whole = builder.fsub(power, self.constant(1.0))
-        expm1 = self.fma(builder, power, fraction, whole)
-        ratio = builder.fdiv(expm1, builder.fadd(expm1, self.constant(2.0)))
-        return builder.call(sign, [ratio, x])
+        twice = builder.select(builder.fcmp_ordered(">", size, large), large, size)
+        twice = builder.fadd(twice, twice)
+        r, shifted = self.reduced_exp(builder, twice, self.bias)
+        power = self._power(builder, shifted)
+        exp = self.fma(builder, power, self.expm1_fraction(builder, r), power)
+        one, two = self.constant(1.0), self.constant(2.0)
+        above = builder.fsub(one, builder.fdiv(two, builder.fadd(exp, one)))
+        square = builder.fmul(size, size)
+        p = builder.fmul(self.polynomial(builder, square, TANH[self.dtype]), square)
+        near = builder.fcmp_ordered("<", size, self.constant(0.625))
+        size = builder.select(near, self.fma(builder, p, size, size), above)
+        return self.intrinsic(builder, "copysign", size, x)
 
 
 def integer(value: int):

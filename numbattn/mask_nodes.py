@@ -21,6 +21,7 @@ from .mask_blocks import (
     either,
     inverse,
 )
+from .mask_inputs import locked
 from .mask_views import Views
 
 
@@ -111,14 +112,6 @@ class Mask(Views):
     ) -> NDArray[np.int64]:
         """Return how many pairs of each block are attended, exactly; see `Views`."""
         return counts(self, rows, keys, q_offset, b, h)
-
-
-def locked(value: Any) -> Any:
-    """Return what came, arrays and arrays in a tuple made read-only."""
-    for each in value if isinstance(value, tuple) else (value,):
-        if isinstance(each, np.ndarray):
-            each.flags.writeable = False
-    return value
 
 
 def _mask(value: object, sign: str) -> Mask:

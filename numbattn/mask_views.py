@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError, shown
+from .errors import OptionError
 from .mask_blocks import Edges, pieces
-from .options import _FAR, _integer
+from .mask_inputs import count_of, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -284,19 +284,3 @@ class Views:
         batch, heads = count_of(batch, "batch"), count_of(heads, "heads")
         self.check(n, m, batch, heads)
         return n, m, batch, heads, whole(q_offset, "q_offset")
-
-
-def count_of(value: object, name: str) -> int:
-    """Return an int of 0 or more."""
-    number = _integer(value)
-    if number is None or number < 0:
-        raise OptionError(f"{name} is {shown(value)}; it has to be an int of 0 or more")
-    return number
-
-
-def whole(value: object, name: str) -> int:
-    """Return an int, within a range that can be reckoned with."""
-    number = _integer(value)
-    if number is None:
-        raise OptionError(f"{name} is {shown(value)}; it has to be an int")
-    return max(-_FAR, min(number, _FAR))

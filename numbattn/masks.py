@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import DeviceArrayError, as_array, describe, duplicate, once
-from .errors import DTypeError, OptionError, ShapeError, shown
+from .arrays import describe, once
+from .errors import DTypeError, OptionError, ShapeError
+from .mask_inputs import (
+    count_of,
+    int_array,
+    locked,
+    on_host,
+    whole,
+    window_side,
+)
 from .mask_leaves import (
     Causal,
     Dilated,
@@ -24,8 +32,7 @@ from .mask_leaves import (
     Prefix,
     Window,
 )
-from .mask_nodes import And, Leaf, Mask, Not, Or, locked
-from .mask_views import count_of, whole
+from .mask_nodes import And, Leaf, Mask, Not, Or
 from .options import UNBOUNDED, _integer, positive
 
 if TYPE_CHECKING:
@@ -107,17 +114,7 @@ def sliding_window(left: int | None, right: int | None) -> Mask:
            [1, 1, 1, 0],
            [1, 0, 1, 1]])
     """
-    return Window(_side(left, "left"), _side(right, "right"))
-
-
-def _side(value: object, name: str) -> int:
-    size = -1 if value is None else _integer(value)
-    if size is None or size < -1:
-        raise OptionError(
-            f"{name} of masks.sliding_window is {shown(value)}; it has to be an int of "
-            "0 or more, or None or -1 for no end"
-        )
-    return UNBOUNDED if size == -1 else min(size, UNBOUNDED)
+    return Window(window_side(left, "left"), window_side(right, "right"))
 
 
 def prefix(lengths: int | ArrayLike) -> Mask:
@@ -155,7 +152,7 @@ def prefix(lengths: int | ArrayLike) -> Mask:
     number = _integer(lengths)
     if number is not None or lengths is None or isinstance(lengths, (bool, float)):
         return Prefix(min(count_of(lengths, name), UNBOUNDED), ())
-    array = _ints(lengths, name)
+    array = int_array(lengths, name)
     if array.ndim not in (1, 2):
         raise ShapeError(
             f"{name} has shape {array.shape}; it has to be an int, (B,), or (B or 1, "
@@ -205,7 +202,7 @@ def document(q_ids: ArrayLike, kv_ids: ArrayLike) -> Mask:
     """
     arrays = []
     for value, name, axis in ((q_ids, "q_ids", "n"), (kv_ids, "kv_ids", "m")):
-        array = _ints(value, f"{name} of masks.document")
+        array = int_array(value, f"{name} of masks.document")
         if not 1 <= array.ndim <= 3:
             raise ShapeError(
                 f"{name} of masks.document has shape {array.shape}; it has to be "
@@ -297,7 +294,7 @@ def from_array(a: ArrayLike) -> Mask:
            [1, 1, 0, 1]])
     """
     name = "the array of masks.from_array"
-    array = _on_host(a, name)
+    array = on_host(a, name)
     if array.dtype.kind != "b":
         hint = (
             "what is added to the scores goes by bias="
@@ -318,28 +315,3 @@ def from_array(a: ArrayLike) -> Mask:
     copy = np.array(once(array), np.bool_, order="C")
     copy = copy.reshape((1,) * (4 - array.ndim) + copy.shape)
     return FromArray(locked(copy), given)
-
-
-def _ints(value: object, name: str) -> NDArray[Any]:
-    """Return a copy, of int64."""
-    array = _on_host(value, name)
-    if array.dtype.kind not in "iu" and array.size:
-        raise DTypeError(
-            f"{name} is {describe(array)}; it has to be of an int dtype: pass "
-            ".astype(int)"
-        )
-    if array.dtype.kind == "u" and array.size and array.max() >= 2**63:
-        raise OptionError(
-            f"{name} has the value {array.max()}; it has to be below 2**63"
-        )
-    return np.array(duplicate(array, np.dtype(np.int64)))
-
-
-def _on_host(value: object, name: str) -> NDArray[Any]:
-    try:
-        return as_array(value, name)
-    except DeviceArrayError:
-        raise DTypeError(
-            f"{name} is an array on a CUDA device; a mask copies arrays from host "
-            "memory: pass .get() in CuPy, .cpu().numpy() in PyTorch"
-        ) from None

@@ -272,8 +272,12 @@ class Views:
             vmax=1.2,  # attended is dark grey: what is drawn over it can be seen
             extent=(0, max(m, 1), max(n, 1), 0),
             interpolation="nearest",
+            aspect="equal"
+            if n <= 8 * m <= 64 * n
+            else "auto",  # a few queries are seen
         )
-        ax.set(xlabel="key", ylabel="query", title=repr(self))
+        ax.set(xlabel="key", ylabel="query")
+        ax.set_title(repr(self), fontsize="small", wrap=True)
         return ax
 
     def _sizes(

@@ -553,7 +553,8 @@ def test_a_small_plot_is_the_mask(pyplot: Any) -> None:
 
 def test_a_large_plot_is_reduced(pyplot: Any) -> None:
     mask = masks.causal()
-    (image,) = mask.plot(100_000, 3001).images
+    ax = mask.plot(100_000, 3001)
+    (image,) = ax.images
     shares = np.asarray(image.get_array())
     assert shares.shape == (mask_views.PIXELS, mask_views.PIXELS)
     assert 0 <= shares.min() < shares.max() <= 1
@@ -561,6 +562,7 @@ def test_a_large_plot_is_reduced(pyplot: Any) -> None:
     seen = np.minimum(np.arange(*rows[:2]) + 1, 3001).sum()
     keys = np.linspace(0, 3001, 513).astype(int)
     assert (shares[0] * np.diff(keys)).sum() * rows[1] == pytest.approx(seen)
+    assert ax.get_aspect() == "auto"
     with_none = mask.plot(0, 5)
     with_none.figure.canvas.draw()
 

@@ -196,7 +196,8 @@ def _float(value: Any = 0.0) -> Any:
 
 def _is_float(value: Any) -> bool:
     value = bare(value)
-    return isinstance(value, PLAIN) and np.asarray(value).dtype.kind == "f"
+    numeric = isinstance(value, (np.ndarray, *PLAIN))
+    return numeric and np.asarray(value).dtype.kind == "f"
 
 
 def _round(value: Any, digits: Any = None) -> Any:

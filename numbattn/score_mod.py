@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .errors import OptionError, shown
+from .evaluation import apply_score_mod
 from .functions import SCORE_MOD, check_args, check_function
 
 
@@ -90,11 +93,14 @@ class ScoreMod:
             result = part._after(result)
         return result
 
-    def __call__(self, score: Any, b: int, h: int, q_idx: int, kv_idx: int) -> Any:
-        """Return the score that it makes of one score, in plain Python."""
+    def __call__(self, score: float, b: int, h: int, q_idx: int, kv_idx: int) -> float:
+        """Return the score that it makes of one score, without compiling anything."""
+        found = np.full((1, 1), score, np.float64)
+        place = np.array([q_idx], np.int64), np.array([kv_idx], np.int64)
         for part in self.parts:
-            score = part.function(score, b, h, q_idx, kv_idx, *part.args)
-        return score
+            function: Any = part.function
+            found = apply_score_mod(function, found, b, h, *place, part.args)
+        return float(found[0, 0])
 
     def __repr__(self) -> str:
         return self.name

@@ -63,7 +63,7 @@ def alibi(num_heads: int) -> ScoreMod:
     >>> mod = score_mods.alibi(8)
     >>> mod.args[0][:3].tolist()
     [0.5, 0.25, 0.125]
-    >>> float(mod(1.0, 0, 1, 5, 3))
+    >>> mod(1.0, 0, 1, 5, 3)
     0.5
     """
     if not isinstance(num_heads, (int, np.integer)) or num_heads < 1:
@@ -347,7 +347,7 @@ def distance_bias(table: ArrayLike, columns: int) -> ScoreMod:
     >>> import numpy as np
     >>> from numbattn import score_mods
     >>> table = np.arange(15.0).reshape(1, 3, 5)  # a grid of 2 rows, 3 columns
-    >>> float(score_mods.distance_bias(table, 3)(0.0, 0, 0, 0, 4))  # 1 down, 1 right
+    >>> score_mods.distance_bias(table, 3)(0.0, 0, 0, 0, 4)  # 1 down, 1 right
     13.0
     """
     array = as_array(table, "table")

@@ -106,7 +106,8 @@ def read(code: types.CodeType) -> Reading:
             complaint = _complaint(step, previous, code, line)
         last, previous = here, step
     for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
+        # from 3.14 on, annotations are code that nobody runs
+        if isinstance(inner, types.CodeType) and inner.co_name != "__annotate__":
             below = read(inner)
             names.update(dict.fromkeys(below.names))
             attributes += below.attributes

@@ -6,6 +6,7 @@ import functools
 import gc
 import math
 import random
+import timeit
 import types
 import weakref
 from collections.abc import Callable
@@ -281,6 +282,12 @@ def test_a_key_keeps_neither_the_function_nor_an_array_alive() -> None:
     gc.collect()
     assert [each() for each in gone] == [None, None]
     assert hash(key) == hash(key_of(capturing(np.ones(4))))
+
+
+def test_a_key_takes_30_microseconds() -> None:
+    function = made("return score - SLOPE * abs(q_idx - kv_idx) + math.exp(helper(0))")
+    times = timeit.repeat(lambda: key_of(function), number=200, repeat=5)
+    assert min(times) / 200 < 4 * 30e-6
 
 
 def test_rebound_replaces_what_is_captured_and_nothing_else() -> None:

@@ -10,14 +10,18 @@ empty ones and nothing masked in full ones, and no array of the scores' size is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .arrays import describe, once
+from .arrays import DeviceArrayError, describe, once
 from .errors import DTypeError, OptionError, ShapeError
+from .functions import MASK, check_args, check_function
+from .mask_functions import NAME, FromFunction
 from .mask_inputs import (
     count_of,
+    elsewhere,
     int_array,
     locked,
     on_host,
@@ -36,6 +40,8 @@ from .mask_nodes import And, Leaf, Mask, Not, Or
 from .options import UNBOUNDED, _integer, positive
 
 if TYPE_CHECKING:
+    from types import FunctionType
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
@@ -48,6 +54,7 @@ __all__ = [
     "dilated",
     "document",
     "from_array",
+    "from_function",
     "prefix",
     "sliding_window",
 ]
@@ -315,3 +322,53 @@ def from_array(a: ArrayLike) -> Mask:
     copy = np.array(once(array), np.bool_, order="C")
     copy = copy.reshape((1,) * (4 - array.ndim) + copy.shape)
     return FromArray(locked(copy), given)
+
+
+def from_function(f: Callable[..., Any], args: Sequence[Any] = ()) -> Mask:
+    """Attend keys for which a plain Python function is true.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(b, h, q_idx, kv_idx, *args) -> bool``: an undecorated function or lambda of
+        numbers, compiled into the kernels. It may capture numbers, the modules `math`
+        and `numpy`, and other plain functions. It is called in any order, for other
+        places than those in question too, so it must be pure.
+    args : sequence, default ()
+        Numbers and arrays for the function; arrays are copied now.
+
+    Returns
+    -------
+    Mask
+        The mask; it pickles where the function does.
+
+    Raises
+    ------
+    OptionError, DTypeError
+        A function that cannot be compiled, with what to change; args that are neither
+        numbers nor arrays of numbers.
+
+    Examples
+    --------
+    A neighbourhood in an image of 3 × 3 points, seen as a row:
+
+    >>> from numbattn import masks
+    >>> def near(b, h, q_idx, kv_idx, width):
+    ...     down = abs(q_idx // width - kv_idx // width)
+    ...     return down + abs(q_idx % width - kv_idx % width) <= 1
+    >>> masks.from_function(near, (3,)).materialize(2, 9).astype(int)
+    array([[1, 1, 0, 1, 0, 0, 0, 0, 0],
+           [1, 1, 1, 0, 1, 0, 0, 0, 0]])
+    """
+    try:
+        given = check_args(args, "args of masks.from_function")
+    except DeviceArrayError as error:
+        raise elsewhere(error.args[0]) from None
+    check_function(f, NAME, MASK, len(given))
+    copies = tuple(
+        np.array(each, each.dtype.newbyteorder("="), order="C")
+        if isinstance(each, np.ndarray)
+        else each
+        for each in given
+    )
+    return FromFunction(cast("FunctionType", f), locked(copies))

@@ -40,6 +40,10 @@ def random_ids(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.repeat(ids, 3)[:size] if kind == 1 else ids
 
 
+def squares(b: Any, h: Any, q_idx: Any, kv_idx: Any, size: Any) -> Any:
+    return q_idx // size == kv_idx // size + h
+
+
 def random_leaf(rng: np.random.Generator, n: int, m: int) -> masks.Mask:
     side = [None, -1, *range(7)]
     makers: list[Callable[[], masks.Mask]] = [
@@ -50,6 +54,7 @@ def random_leaf(rng: np.random.Generator, n: int, m: int) -> masks.Mask:
         lambda: masks.dilated(int(rng.integers(1, 9))),
         lambda: masks.document(random_ids(rng, n), random_ids(rng, m)),
         lambda: masks.from_array(rng.random((n, m)) < rng.random()),
+        lambda: masks.from_function(squares, (int(rng.integers(1, 9)),)),
     ]
     return makers[rng.integers(len(makers))]()
 

@@ -10,6 +10,9 @@ from . import dispatch
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from .masks import Mask
+    from .score_mods import ScoreMod
+
 _Out = TypeVar("_Out")
 
 
@@ -18,8 +21,10 @@ class _Options(TypedDict, total=False):
 
     scale: float | None
     softcap: float | None
+    score_mod: Callable[..., Any] | ScoreMod | None
+    score_mod_args: tuple[Any, ...]
     bias: ArrayLike | None
-    mask: ArrayLike | None
+    mask: ArrayLike | Mask | None
     is_causal: bool
     window_size: tuple[int | None, int | None] | None
     q_offset: ArrayLike
@@ -50,8 +55,10 @@ def scores(
     *,
     scale: float | None = 1.0,
     softcap: float | None = None,
+    score_mod: Callable[..., Any] | ScoreMod | None = None,
+    score_mod_args: tuple[Any, ...] = (),
     bias: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mask: ArrayLike | Mask | None = None,
     is_causal: bool = False,
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
@@ -65,7 +72,7 @@ def scores(
     r"""Return the score matrix, query times key transposed.
 
     Without options it is the raw product. Options apply in the order scale, softcap,
-    bias, masks (`mask`, `is_causal`, `window_size`, `kv_lengths`).
+    score_mod, bias, masks (`mask`, `is_causal`, `window_size`, `kv_lengths`).
 
     Parameters
     ----------
@@ -80,11 +87,19 @@ def scores(
         Multiplies the dot products; None is ``1 / sqrt(d_k)``.
     softcap : float, optional
         Above 0; turns every score s into ``softcap * tanh(s / softcap)``.
+    score_mod : callable or ScoreMod, optional
+        ``f(score, b, h, q_idx, kv_idx, *score_mod_args)``, a plain function of numbers
+        that returns the new score, or one of `numbattn.score_mods`. b counts the
+        leading axes before the heads, h the query's heads, ``q_idx = i + q_offset``.
+        Called in any order, also for masked keys.
+    score_mod_args : tuple
+        Numbers and arrays that it reads; arrays may change from call to call.
     bias : array_like, optional
-        Of a floating dtype, broadcastable to (..., n, m); added after the softcap.
+        Of a floating dtype, broadcastable to (..., n, m); added after the score_mod.
         Where a score becomes ``-inf`` the key is not attended.
-    mask : array_like, optional
-        Of bools, broadcastable to (..., n, m); True where the query attends the key.
+    mask : array_like or Mask, optional
+        Of bools, broadcastable to (..., n, m); True where the query attends the key. Or
+        one of `numbattn.masks`, of which nothing of that size is made.
     is_causal : bool
         Whether query i attends only keys ``j <= i + q_offset``.
     window_size : (left, right), optional
@@ -153,8 +168,8 @@ def scores(
     """
     return dispatch.run(
         "scores", query, key, None, False, out,
-        scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
-        None, backend, num_threads, max_memory, progress,
+        scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size,
+        q_offset, kv_lengths, None, backend, num_threads, max_memory, progress,
     )  # fmt: skip
 
 
@@ -172,8 +187,10 @@ def weights(
     *,
     scale: float | None = None,
     softcap: float | None = None,
+    score_mod: Callable[..., Any] | ScoreMod | None = None,
+    score_mod_args: tuple[Any, ...] = (),
     bias: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mask: ArrayLike | Mask | None = None,
     is_causal: bool = False,
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
@@ -187,8 +204,8 @@ def weights(
 ) -> Any:
     r"""Return the softmax of the scores over the keys.
 
-    Options apply in the order scale, softcap, bias, masks (`mask`, `is_causal`,
-    `window_size`, `kv_lengths`), softmax.
+    Options apply in the order scale, softcap, score_mod, bias, masks (`mask`,
+    `is_causal`, `window_size`, `kv_lengths`), softmax.
 
     Parameters
     ----------
@@ -201,11 +218,19 @@ def weights(
         Multiplies the dot products; None is ``1 / sqrt(d_k)``.
     softcap : float, optional
         Above 0; turns every score s into ``softcap * tanh(s / softcap)``.
+    score_mod : callable or ScoreMod, optional
+        ``f(score, b, h, q_idx, kv_idx, *score_mod_args)``, a plain function of numbers
+        that returns the new score, or one of `numbattn.score_mods`. b counts the
+        leading axes before the heads, h the query's heads, ``q_idx = i + q_offset``.
+        Called in any order, also for masked keys.
+    score_mod_args : tuple
+        Numbers and arrays that it reads; arrays may change from call to call.
     bias : array_like, optional
-        Of a floating dtype, broadcastable to (..., n, m); added after the softcap.
+        Of a floating dtype, broadcastable to (..., n, m); added after the score_mod.
         Where a score becomes ``-inf`` the key is not attended.
-    mask : array_like, optional
-        Of bools, broadcastable to (..., n, m); True where the query attends the key.
+    mask : array_like or Mask, optional
+        Of bools, broadcastable to (..., n, m); True where the query attends the key. Or
+        one of `numbattn.masks`, of which nothing of that size is made.
     is_causal : bool
         Whether query i attends only keys ``j <= i + q_offset``.
     window_size : (left, right), optional
@@ -276,8 +301,8 @@ def weights(
     """
     return dispatch.run(
         "weights", query, key, None, False, out,
-        scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
-        sinks, backend, num_threads, max_memory, progress,
+        scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size,
+        q_offset, kv_lengths, sinks, backend, num_threads, max_memory, progress,
     )  # fmt: skip
 
 
@@ -338,8 +363,10 @@ def attention(
     *,
     scale: float | None = None,
     softcap: float | None = None,
+    score_mod: Callable[..., Any] | ScoreMod | None = None,
+    score_mod_args: tuple[Any, ...] = (),
     bias: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mask: ArrayLike | Mask | None = None,
     is_causal: bool = False,
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
@@ -354,8 +381,8 @@ def attention(
 ) -> Any:
     r"""Return softmax(scores) times value, without forming the scores.
 
-    Options apply in the order scale, softcap, bias, masks (`mask`, `is_causal`,
-    `window_size`, `kv_lengths`), softmax.
+    Options apply in the order scale, softcap, score_mod, bias, masks (`mask`,
+    `is_causal`, `window_size`, `kv_lengths`), softmax.
 
     Parameters
     ----------
@@ -370,11 +397,19 @@ def attention(
         Multiplies the dot products; None is ``1 / sqrt(d_k)``.
     softcap : float, optional
         Above 0; turns every score s into ``softcap * tanh(s / softcap)``.
+    score_mod : callable or ScoreMod, optional
+        ``f(score, b, h, q_idx, kv_idx, *score_mod_args)``, a plain function of numbers
+        that returns the new score, or one of `numbattn.score_mods`. b counts the
+        leading axes before the heads, h the query's heads, ``q_idx = i + q_offset``.
+        Called in any order, also for masked keys.
+    score_mod_args : tuple
+        Numbers and arrays that it reads; arrays may change from call to call.
     bias : array_like, optional
-        Of a floating dtype, broadcastable to (..., n, m); added after the softcap.
+        Of a floating dtype, broadcastable to (..., n, m); added after the score_mod.
         Where a score becomes ``-inf`` the key is not attended.
-    mask : array_like, optional
-        Of bools, broadcastable to (..., n, m); True where the query attends the key.
+    mask : array_like or Mask, optional
+        Of bools, broadcastable to (..., n, m); True where the query attends the key. Or
+        one of `numbattn.masks`, of which nothing of that size is made.
     is_causal : bool
         Whether query i attends only keys ``j <= i + q_offset``.
     window_size : (left, right), optional
@@ -451,6 +486,6 @@ def attention(
     """
     return dispatch.run(
         "attention", query, key, value, return_lse, out,
-        scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths,
-        sinks, backend, num_threads, max_memory, progress,
+        scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size,
+        q_offset, kv_lengths, sinks, backend, num_threads, max_memory, progress,
     )  # fmt: skip

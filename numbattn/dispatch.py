@@ -10,16 +10,11 @@ import numpy as np
 from . import admission, blocks, config, memory, outputs, selector
 from .arrays import DeviceArrayError, outline
 from .backends import Execution
-from .errors import OptionError, shown
+from .checks import NO_ARGS, NO_OFFSET, check, plain
+from .errors import BackendUnavailableError, OptionError, shown
+from .masks import Mask
 from .options import flag, positive
-from .problem import (
-    NO_OFFSET,
-    AttentionProblem,
-    Operation,
-    check,
-    plain,
-    prepared,
-)
+from .problem import AttentionProblem, Operation, prepared
 from .progress import reporting
 
 if TYPE_CHECKING:
@@ -50,9 +45,21 @@ def start(
     except DeviceArrayError as error:
         raise selector.refuse_device(backend, str(error)) from None
     chosen = selector.choose(backend, problem)
+    if problem.indices is not None:
+        check_functions(problem, chosen)
     if threads is None is limit:
         return problem, chosen, _PLAIN
     return problem, chosen, Execution(threads, None, limit)
+
+
+def check_functions(problem: AttentionProblem, backend: Backend) -> None:
+    """Let the backend say what is wrong with users' functions, before any work."""
+    if not hasattr(backend, "check_functions"):
+        raise BackendUnavailableError(
+            f"backend {backend.name!r} takes neither score_mod nor mask objects: it "
+            "has no check_functions. Choose another by backend= or set_backend"
+        )
+    backend.check_functions(problem)
 
 
 def foresee(
@@ -76,7 +83,9 @@ def foresee(
     if operation == "attention":
         known["value"] = value
     options = {
-        name: outline(given, name) if name in ("bias", "mask") else given
+        name: outline(given, name)
+        if name == "bias" or (name == "mask" and not isinstance(given, Mask))
+        else given
         for name, given in options.items()
     }
     if operation in ("scores", "iter_scores"):
@@ -97,6 +106,8 @@ def run(
     out: Any,
     scale: object,
     softcap: object,
+    score_mod: object,
+    score_mod_args: object,
     bias: object,
     mask: object,
     is_causal: object,
@@ -112,6 +123,7 @@ def run(
     """Run a call; return `out`, or (out, lse)."""
     if (
         softcap is None
+        and score_mod is None
         and bias is None
         and mask is None
         and is_causal is False
@@ -123,6 +135,7 @@ def run(
         and num_threads is None
         and max_memory is None
         and progress is None
+        and score_mod_args is NO_ARGS
         and operation != "attention"
     ):
         result = _at_once(operation, query, key, scale, out)
@@ -132,6 +145,8 @@ def run(
     options = {
         "scale": scale,
         "softcap": softcap,
+        "score_mod": score_mod,
+        "score_mod_args": score_mod_args,
         "bias": bias,
         "mask": mask,
         "is_causal": is_causal,

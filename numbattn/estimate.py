@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import admission, dispatch, outputs
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from .masks import Mask
+    from .score_mods import ScoreMod
+
 
 def estimate_memory(
     query: ArrayLike,
@@ -25,8 +29,10 @@ def estimate_memory(
     operation: Literal["scores", "weights", "attention", "iter_scores"] | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score_mod: Callable[..., Any] | ScoreMod | None = None,
+    score_mod_args: tuple[Any, ...] = (),
     bias: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mask: ArrayLike | Mask | None = None,
     is_causal: bool = False,
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
@@ -52,9 +58,9 @@ def estimate_memory(
         dtype: no element is read. `bias` and `mask` likewise.
     operation : {"scores", "weights", "attention", "iter_scores"}, optional
         Which call; "attention" with a value and "scores" without one unless given.
-    scale, softcap, bias, mask, is_causal, window_size, q_offset : optional
-        The options of the call.
-    kv_lengths, sinks : optional
+    scale, softcap, score_mod, score_mod_args, bias, mask, is_causal : optional
+        The options of the call; a score_mod is compiled.
+    window_size, q_offset, kv_lengths, sinks : optional
         Likewise; `sinks` not for scores.
     return_lse : bool
         As for `attention`.
@@ -103,6 +109,8 @@ def estimate_memory(
     options = {
         "scale": scale,
         "softcap": softcap,
+        "score_mod": score_mod,
+        "score_mod_args": score_mod_args,
         "bias": bias,
         "mask": mask,
         "is_causal": is_causal,

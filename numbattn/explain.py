@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
     from .backends import Backend, Execution
     from .blocks import Cut
+    from .masks import Mask
     from .problem import AttentionProblem
+    from .score_mods import ScoreMod
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,10 @@ def explain(
     operation: Operation | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score_mod: Callable[..., Any] | ScoreMod | None = None,
+    score_mod_args: tuple[Any, ...] = (),
     bias: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mask: ArrayLike | Mask | None = None,
     is_causal: bool = False,
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: int | ArrayLike = 0,
@@ -100,9 +105,9 @@ def explain(
         dtype: no element is read. `bias` and `mask` likewise.
     operation : {"scores", "weights", "attention"}, optional
         Which call; "attention" with a value and "scores" without one unless given.
-    scale, softcap, bias, mask, is_causal, window_size, q_offset : optional
-        The options of `attention`.
-    kv_lengths, sinks : optional
+    scale, softcap, score_mod, score_mod_args, bias, mask, is_causal : optional
+        The options of `attention`; a score_mod is compiled.
+    window_size, q_offset, kv_lengths, sinks : optional
         Likewise.
     backend, num_threads, max_memory : optional
         The execution options of `attention`.
@@ -133,6 +138,8 @@ def explain(
     options = {
         "scale": scale,
         "softcap": softcap,
+        "score_mod": score_mod,
+        "score_mod_args": score_mod_args,
         "bias": bias,
         "mask": mask,
         "is_causal": is_causal,
@@ -167,6 +174,10 @@ def _plan(
     cut: Cut | None,
 ) -> dict[str, object]:
     plan = dict(backend.plan(problem, execution))
+    if problem.score_mod is not None:
+        plan["score_mod"] = problem.score_mod.name
+    if problem.pattern is not None:
+        plan["mask object"] = repr(problem.pattern)
     if cut is not None:
         indices = prod(cut.lead)
         heads = "" if cut.lead == problem.lead else f" of {indices} leading indices"

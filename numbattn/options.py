@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from .arrays import as_array, describe, float_name, once
 from .errors import DTypeError, OptionError, ShapeError, shown
+from .score_mod import ScoreMod
 
 UNBOUNDED = 2**62
 """A side of the window without end."""
-_FAR = 2**61  # offsets are cut here: sums with UNBOUNDED stay within int64
+FAR = 2**61  # offsets are cut here: sums with UNBOUNDED stay within int64
 
 
 def is_number(value: object) -> bool:
@@ -90,7 +91,7 @@ def window(value: object) -> tuple[int, int]:
 def _side(side: object, word: str, value: object) -> int:
     if side is None:
         return UNBOUNDED
-    size = _integer(side)
+    size = integer(side)
     if size is None or size < -1:
         raise OptionError(
             f"window_size is {shown(value)}; its {word} side has to be an int of 0 or "
@@ -99,7 +100,7 @@ def _side(side: object, word: str, value: object) -> int:
     return UNBOUNDED if size == -1 else min(size, UNBOUNDED)
 
 
-def _integer(value: object) -> int | None:
+def integer(value: object) -> int | None:
     """Return an int for an int of any kind, but not for a bool."""
     if isinstance(value, (bool, np.bool_)):
         return None
@@ -113,7 +114,7 @@ def _integer(value: object) -> int | None:
 
 def positive(value: object, name: str, meaning: str) -> int:
     """Return an int of 1 or more."""
-    result = _integer(value)
+    result = integer(value)
     if result is None or result < 1:
         raise OptionError(
             f"{name} is {shown(value)}; it has to be an int of 1 or more ({meaning})"
@@ -158,7 +159,7 @@ def query_offset(
         at_end: int | NDArray[np.int64] = lengths - n
         return at_end
     result = _by_lead(value, "q_offset", lead)
-    return max(-_FAR, min(result, _FAR)) if isinstance(result, int) else result
+    return max(-FAR, min(result, FAR)) if isinstance(result, int) else result
 
 
 def _is_lower_right(value: object) -> bool:
@@ -174,7 +175,7 @@ def _by_lead(
     value: object, name: str, lead: tuple[int, ...]
 ) -> int | NDArray[np.int64]:
     """Return an int, or an int64 copy of an array that goes with the leading axes."""
-    single = _integer(value)
+    single = integer(value)
     if single is not None:
         return single
     array = _int_array(value, name)
@@ -208,8 +209,8 @@ def _clipped(array: NDArray[Any]) -> NDArray[np.int64]:
     """Return a copy within a range that can be reckoned with."""
     array = once(array)
     if array.dtype.kind == "u":
-        array = np.minimum(array, np.uint64(_FAR))
-    return np.clip(array.astype(np.int64, order="C"), -_FAR, _FAR)
+        array = np.minimum(array, np.uint64(FAR))
+    return np.clip(array.astype(np.int64, order="C"), -FAR, FAR)
 
 
 def sequence_starts(value: object, name: str, total: int) -> NDArray[np.int64]:
@@ -252,9 +253,9 @@ def sequence_offsets(
     count = len(lengths_q)
     if _is_lower_right(value):
         return lengths_k - lengths_q
-    single = _integer(value)
+    single = integer(value)
     if single is not None:
-        return np.full(count, max(-_FAR, min(single, _FAR)))
+        return np.full(count, max(-FAR, min(single, FAR)))
     array = _int_array(value, "q_offset")
     if array.shape not in ((count,), (1,)):
         raise ShapeError(
@@ -262,6 +263,26 @@ def sequence_offsets(
             f"of the {count} sequences, of shape ({count},)"
         )
     return np.broadcast_to(_clipped(array), (count,))
+
+
+def score_function(value: object, args: object) -> ScoreMod | None:
+    """Return the score_mod with its arguments."""
+    empty = isinstance(args, (tuple, list)) and not args
+    if value is None:
+        if not empty:
+            raise OptionError(
+                f"score_mod_args is {shown(args)}, and there is no score_mod that "
+                "would take it; pass score_mod, too"
+            )
+        return None
+    if not isinstance(value, ScoreMod):
+        return ScoreMod.of_call(value, args)
+    if not empty:
+        raise OptionError(
+            f"score_mod_args is {shown(args)}; with a ScoreMod, which has its own, it "
+            "has to be empty"
+        )
+    return value
 
 
 def additive(value: object, shape: tuple[int, ...]) -> NDArray[Any] | None:

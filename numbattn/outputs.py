@@ -96,6 +96,8 @@ def separate(problem: AttentionProblem, out: Any) -> AttentionProblem:
     if not isinstance(out, np.ndarray):
         return problem
     share = np.may_share_memory
+    if problem.score_mod is not None:
+        problem = problem._replace(score_mod=problem.score_mod.apart_from(out))
     touched = share(problem.query, out) or share(problem.key, out)
     for array in problem.value, problem.bias, problem.mask:
         touched = touched or (array is not None and share(array, out))

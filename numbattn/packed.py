@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from . import admission, memory, outputs
 from .arrays import blank
 from .blocks import SCRATCH_BYTES, workspace_bytes
+from .masks import Mask
 from .memory import MemoryEstimate, show
 from .options import UNBOUNDED
-from .problem import AttentionProblem, prepared
+from .problem import AttentionProblem, lead_indices, prepared
 
 if TYPE_CHECKING:
     from .backends import Backend, Execution
@@ -39,12 +40,30 @@ class Packed(NamedTuple):
         some = self.problem.block(0, int(starts_q[-1]), 0, int(starts_k[-1]))
         return Packed(some, starts_q, starts_k, self.offsets[:count])
 
+    def masked(self, mask: Mask) -> Packed:
+        """Return the call with a mask object, checked against every sequence."""
+        heads, count = self.problem.lead[0], len(self.offsets)
+        pairs = zip(np.diff(self.starts_q), np.diff(self.starts_k), strict=True)
+        for n, m in dict.fromkeys((int(n), int(m)) for n, m in pairs):
+            mask.check(n, m, count, heads)
+        problem, (left, right, rest) = self.problem, mask.split
+        problem = problem._replace(
+            left=min(left, problem.left), right=min(right, problem.right), pattern=rest
+        )
+        if rest is not None:
+            problem = problem._replace(indices=lead_indices(problem.lead))
+        return self._replace(problem=problem)
+
     def sequence(self, s: int) -> AttentionProblem:
         """Return the problem of one sequence, as a call of its own has it."""
         whole = self.problem
         q0, q1 = self.starts_q[s : s + 2].tolist()
         k0, k1 = self.starts_k[s : s + 2].tolist()
         bounded = whole.left != UNBOUNDED or whole.right != UNBOUNDED
+        indices = whole.indices
+        if indices is not None:  # the sequence's number is b
+            indices = lead_indices(whole.lead) + np.array([s, 0])
+            bounded = True
         assert whole.value is not None
         return whole._replace(
             query=whole.query[..., q0:q1, :],
@@ -54,6 +73,7 @@ class Packed(NamedTuple):
             m=k1 - k0,
             q_offset=int(self.offsets[s]) if bounded else 0,
             kv_lengths=k1 - k0,
+            indices=indices,
             n_total=q1 - q0,
         )
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import OptionError, shown
-from .evaluation import apply_score_mod
 from .functions import SCORE_MOD, check_args, check_function
+from .functions.evaluation import apply_score_mod
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,45 @@ class ScoreMod:
                 f"inner is {shown(self.inner)}; it has to be a ScoreMod, or None"
             )
 
+    @classmethod
+    def of_call(cls, function: Any, args: Any) -> ScoreMod:
+        """Return that of a call, checked.
+
+        Parameters
+        ----------
+        function : object
+            The call's ``score_mod``, where it is no ScoreMod.
+        args : object
+            Its ``score_mod_args``.
+
+        Returns
+        -------
+        ScoreMod
+            Both.
+        """
+        args = check_args(args, "score_mod_args")
+        check_function(function, "score_mod", SCORE_MOD, len(args))
+        return _made(function, args, False, None)
+
+    def apart_from(self, out: NDArray[Any]) -> ScoreMod:
+        """Return it with copies of the arrays that `out` overlaps.
+
+        Parameters
+        ----------
+        out : ndarray
+            What a call is going to write.
+
+        Returns
+        -------
+        ScoreMod
+            Itself where nothing overlaps.
+        """
+        if not any(_overlap(x, out) for part in self.parts for x in part.args):
+            return self
+        args = tuple(x.copy() if _overlap(x, out) else x for x in self.args)
+        inner = None if self.inner is None else self.inner.apart_from(out)
+        return _made(self.function, args, self.unchecked, inner)
+
     @property
     def name(self) -> str:
         """The names of the functions, the last one first."""
@@ -83,7 +123,7 @@ class ScoreMod:
         return (*self.inner.parts, self._after(None))
 
     def _after(self, inner: ScoreMod | None) -> ScoreMod:
-        return ScoreMod(self.function, self.args, unchecked=self.unchecked, inner=inner)
+        return _made(self.function, self.args, self.unchecked, inner)
 
     def __matmul__(self, other: ScoreMod) -> ScoreMod:
         if not isinstance(other, ScoreMod):
@@ -104,3 +144,16 @@ class ScoreMod:
 
     def __repr__(self) -> str:
         return self.name
+
+
+def _made(
+    function: Any, args: tuple[Any, ...], unchecked: bool, inner: ScoreMod | None
+) -> ScoreMod:
+    """Return a ScoreMod of what has been checked."""
+    found = object.__new__(ScoreMod)
+    vars(found).update(function=function, args=args, unchecked=unchecked, inner=inner)
+    return found
+
+
+def _overlap(value: Any, out: NDArray[Any]) -> bool:
+    return isinstance(value, np.ndarray) and np.may_share_memory(value, out)

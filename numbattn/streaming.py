@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from .backends import Backend, Execution
     from .blocks import Cut
+    from .masks import Mask
     from .problem import AttentionProblem
+    from .score_mods import ScoreMod
 
 
 def iter_scores(
@@ -23,8 +25,10 @@ def iter_scores(
     *,
     scale: float | None = 1.0,
     softcap: float | None = None,
+    score_mod: Callable[..., Any] | ScoreMod | None = None,
+    score_mod_args: tuple[Any, ...] = (),
     bias: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mask: ArrayLike | Mask | None = None,
     is_causal: bool = False,
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
@@ -50,11 +54,19 @@ def iter_scores(
         Multiplies the dot products; None is ``1 / sqrt(d_k)``.
     softcap : float, optional
         Above 0; turns every score s into ``softcap * tanh(s / softcap)``.
+    score_mod : callable or ScoreMod, optional
+        ``f(score, b, h, q_idx, kv_idx, *score_mod_args)``, a plain function of numbers
+        that returns the new score, or one of `numbattn.score_mods`. b counts the
+        leading axes before the heads, h the query's heads, ``q_idx = i + q_offset``.
+        Called in any order, also for masked keys.
+    score_mod_args : tuple
+        Numbers and arrays that it reads; arrays may change from call to call.
     bias : array_like, optional
-        Of a floating dtype, broadcastable to (..., n, m); added after the softcap.
+        Of a floating dtype, broadcastable to (..., n, m); added after the score_mod.
         Where a score becomes ``-inf`` the key is not attended.
-    mask : array_like, optional
-        Of bools, broadcastable to (..., n, m); True where the query attends the key.
+    mask : array_like or Mask, optional
+        Of bools, broadcastable to (..., n, m); True where the query attends the key. Or
+        one of `numbattn.masks`, of which nothing of that size is made.
     is_causal : bool
         Whether query i attends only keys ``j <= i + q_offset``.
     window_size : (left, right), optional
@@ -115,6 +127,8 @@ def iter_scores(
     options = {
         "scale": scale,
         "softcap": softcap,
+        "score_mod": score_mod,
+        "score_mod_args": score_mod_args,
         "bias": bias,
         "mask": mask,
         "is_causal": is_causal,

@@ -10,17 +10,20 @@ import numpy as np
 from . import dispatch, outputs, packed, selector
 from .arrays import DeviceArrayError, as_array
 from .errors import OptionError, ShapeError
+from .masks import Mask
 from .options import flag, sequence_offsets, sequence_starts
 from .progress import reporting
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from .score_mods import ScoreMod
+
 _Out = TypeVar("_Out")
 _REFUSED = {
     "bias": "it would need a shape of its own for each sequence",
-    "mask": "who attends whom is told by is_causal, window_size, q_offset and the "
-    "sequences themselves",
+    "mask": "who attends whom is told by is_causal, window_size, q_offset, an object "
+    "of numbattn.masks and the sequences themselves",
 }
 
 
@@ -29,6 +32,9 @@ class _Options(TypedDict, total=False):
 
     scale: float | None
     softcap: float | None
+    score_mod: Callable[..., Any] | ScoreMod | None
+    score_mod_args: tuple[Any, ...]
+    mask: Mask | None
     is_causal: bool
     window_size: tuple[int | None, int | None] | None
     q_offset: ArrayLike
@@ -108,12 +114,14 @@ def attention_varlen(
     *,
     scale: float | None = None,
     softcap: float | None = None,
+    score_mod: Callable[..., Any] | ScoreMod | None = None,
+    score_mod_args: tuple[Any, ...] = (),
     is_causal: bool = False,
     window_size: tuple[int | None, int | None] | None = None,
     q_offset: ArrayLike = 0,
     sinks: ArrayLike | None = None,
     bias: None = None,
-    mask: None = None,
+    mask: Mask | None = None,
     return_lse: bool = False,
     out: Any = None,
     backend: str | None = None,
@@ -146,6 +154,11 @@ def attention_varlen(
         Multiplies the dot products; None is ``1 / sqrt(d_k)``.
     softcap : float, optional
         Above 0; turns every score s into ``softcap * tanh(s / softcap)``.
+    score_mod : callable or ScoreMod, optional
+        ``f(score, b, h, q_idx, kv_idx, *score_mod_args)``, the new score, as for
+        `attention`; b is the sequence's number, indices count within the sequence.
+    score_mod_args : tuple
+        Numbers and arrays that it reads.
     is_causal : bool
         Whether query i attends only keys ``j <= i + q_offset`` of its sequence.
     window_size : (left, right), optional
@@ -156,8 +169,10 @@ def attention_varlen(
         sequence, shape (S,). "lower_right" puts the last query at the last key.
     sinks : array_like, optional
         Of real numbers, shape (H_q,); as for `attention`.
-    bias, mask : None
-        Not taken. Sequences that need them are calls of `attention`.
+    bias : None
+        Not taken. Sequences that need one are calls of `attention`.
+    mask : Mask, optional
+        One of `numbattn.masks`; b is the sequence's number. Arrays are not taken.
     return_lse : bool
         Whether to return the log-sum-exp of the scores, too.
     out : array, optional
@@ -212,7 +227,7 @@ def attention_varlen(
       [3.5]]]
     """
     for name, given in (("bias", bias), ("mask", mask)):
-        if given is not None:
+        if given is not None and not isinstance(given, Mask):
             raise OptionError(
                 f"{name} is given, which attention_varlen does not take: "
                 f"{_REFUSED[name]}. Pass None, or call attention for each sequence"
@@ -233,6 +248,8 @@ def attention_varlen(
     options = {
         "scale": scale,
         "softcap": softcap,
+        "score_mod": score_mod,
+        "score_mod_args": score_mod_args,
         "is_causal": is_causal,
         "window_size": window_size,
         "sinks": sinks,
@@ -244,6 +261,10 @@ def attention_varlen(
         outputs.check_out(problem, out)
         problem = outputs.separate(problem, out)
     call = packed.Packed(problem, starts_q, starts_k, offsets)
+    if mask is not None:
+        call = call.masked(mask)
+        if call.problem.indices is not None:
+            dispatch.check_functions(call.problem, chosen)
     with reporting(progress, "attention_varlen") as report:
         execution = execution._replace(progress=report)
         return packed.compute(call, out, return_lse, chosen, execution)

@@ -15,7 +15,7 @@ import pytest
 import numbattn
 from numbattn import MemoryLimitError, blocks, selector
 from numbattn.backends.reference import ReferenceBackend
-from numbattn.problem import check
+from numbattn.checks import check
 
 RNG = np.random.default_rng(2)
 

@@ -240,7 +240,7 @@ def test_keys_packed_once_for_all_tasks_give_the_same_bits(
     monkeypatch.setattr(matrix, "SHARED_FLOPS", 0)
     monkeypatch.setattr(matrix, "SHARED_TASKS", 1)
     matrix._plan.cache_clear()
-    plan = matrix.plan(numbattn.problem.check(operation, query, key), apart)
+    plan = matrix.plan(numbattn.checks.check(operation, query, key), apart)
     assert plan.panel > 0
     monkeypatch.setattr(matrix, "STREAM_BYTES", 0)  # panels start on vectors of `out`
     places = np.empty(apart.size + 32, np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import numbattn
-from numbattn.evaluation import apply_mask, apply_score_mod
 from numbattn.functions import MASK, SCORE_MOD, check_args, check_function
+from numbattn.functions.evaluation import apply_mask, apply_score_mod
 
 SCORE = np.random.default_rng(0).standard_normal((6, 9)) * 3
 Q_IDX, KV_IDX = np.arange(6) - 2, np.arange(9)

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from numbattn import mask_blocks, masks
-from numbattn.mask_blocks import Blocks, blocks
+from numbattn import masks
+from numbattn.masks import blocks as mask_blocks
+from numbattn.masks.blocks import Blocks, blocks
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from numbattn import DTypeError, OptionError, masks
-from numbattn.mask_blocks import Blocks, blocks, by_pieces
+from numbattn.masks.blocks import Blocks, blocks, by_pieces
 
 ROWS, KEYS = np.array([0, 4, 9]), np.array([0, 5, 12])
 reach = 3  # a global that tests of captured numbers rebind

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import numbattn
-from numbattn import DTypeError, OptionError, ShapeError, mask_views, masks
+from numbattn import DTypeError, OptionError, ShapeError, masks
+from numbattn.masks import views as mask_views
 
 RNG = np.random.default_rng(5)
 SIZES = [(1, 1), (7, 11), (13, 5), (0, 4), (3, 0), (33, 65)]
@@ -197,7 +198,7 @@ def every_mask() -> list[masks.Mask]:
 def test_masks_pickle_and_copy_without_what_they_remember(number: int) -> None:
     mask = every_mask()[number]
     edges = np.array([0, 5]), np.array([0, 6])
-    numbattn.mask_blocks.blocks(mask, *edges, 0, 0, 0)
+    numbattn.masks.blocks.blocks(mask, *edges, 0, 0, 0)
     for twin in (
         pickle.loads(pickle.dumps(mask)),
         copy.deepcopy(mask),

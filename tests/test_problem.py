@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import numbattn
+from numbattn.checks import check
 from numbattn.memory import parse_bytes
 from numbattn.options import UNBOUNDED
 from numbattn.outputs import check_out
-from numbattn.problem import AttentionProblem, check, prepared
+from numbattn.problem import AttentionProblem, prepared
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import numbattn
 from numbattn import score_mods
-from numbattn.evaluation import apply_score_mod
 from numbattn.functions import SCORE_MOD, check_function
+from numbattn.functions.evaluation import apply_score_mod
 from numbattn.score_mods import ScoreMod
 
 HEADS, COLUMNS = 6, 4

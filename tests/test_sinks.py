@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numbattn
-from numbattn.problem import check
+from numbattn.checks import check
 from numbattn.testing import assert_output, assert_same_bits, exact
 
 RNG = np.random.default_rng(0)

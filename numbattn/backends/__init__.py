@@ -82,6 +82,13 @@ class Backend(Protocol):
         for.
         """
 
+    def check_functions(self, problem: AttentionProblem) -> None:
+        """Raise `OptionError` for a ``problem.score_mod`` or ``problem.pattern``.
+
+        Called before `run` where the problem has either. A backend without this method
+        is not given such problems.
+        """
+
     def plan(
         self, problem: AttentionProblem, execution: Execution
     ) -> Mapping[str, object]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numbattn.functions.evaluation import apply_score_mod
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -54,17 +56,58 @@ def visible(problem: AttentionProblem, head: tuple[int, ...]) -> NDArray[np.bool
         seen = seen & at(problem.mask, head, problem.lead)
     if problem.bias is not None:  # -inf masks, also where it meets NaN or +inf
         seen = seen & (at(problem.bias, head, problem.lead) != -np.inf)
+    if problem.pattern is not None:
+        b, h = place(problem, head)
+        rows = np.arange(problem.n, dtype=np.int64) + problem.first_row
+        position = int(offset) + problem.first_key - problem.first_row
+        pattern = problem.pattern
+        seen = seen & pattern.attended(b, h, rows, j + problem.first_key, position)
     return seen
 
 
+def place(problem: AttentionProblem, head: tuple[int, ...]) -> tuple[int, int]:
+    """Return what a score_mod or a mask object gets as b and h."""
+    assert problem.indices is not None
+    flat = int(np.ravel_multi_index(head, problem.lead)) if head else 0
+    b, h = problem.indices[flat].tolist()
+    return b, h
+
+
+def modify(
+    problem: AttentionProblem, head: tuple[int, ...], s: NDArray[Any]
+) -> NDArray[Any]:
+    """Return the scores as the score_mod changes them."""
+    assert problem.score_mod is not None
+    offset = problem.q_offset
+    if not isinstance(offset, int):
+        offset = at(offset, head, problem.lead, trailing=0)
+    q_idx = np.arange(problem.n, dtype=np.int64) + (offset + problem.first_key)
+    kv_idx = np.arange(problem.m, dtype=np.int64) + problem.first_key
+    for part in problem.score_mod.parts:
+        function: Any = part.function
+        args = [_argument(x, problem.acc_dtype, s.dtype) for x in part.args]
+        b, h = place(problem, head)
+        s = apply_score_mod(function, s, b, h, q_idx, kv_idx, tuple(args))
+    return s
+
+
+def _argument(value: Any, dtype: np.dtype[Any], wide: np.dtype[Any]) -> Any:
+    """Return an argument as every backend reads it: its floats in `dtype`, rounded."""
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "biu":
+        return value.astype(dtype).astype(wide)
+    return value
+
+
 def scores(problem: AttentionProblem, head: tuple[int, ...]) -> NDArray[Any]:
-    """Return (n, m): scale, softcap, bias, masks, in this order."""
+    """Return (n, m): scale, softcap, score_mod, bias, masks, in this order."""
     wide = wide_dtype(problem)
     query = at(problem.query, head, problem.lead).astype(wide)
     key = at(problem.key, head, problem.lead).astype(wide)
     s = (query @ key.T) * problem.scale
     if problem.softcap:
         s = problem.softcap * np.tanh(s / problem.softcap)
+    if problem.score_mod is not None:
+        s = modify(problem, head, s)
     if problem.bias is not None:
         s = s + at(problem.bias, head, problem.lead)
     # beyond the range of the accumulation dtype it is infinite, in a wider one, too
@@ -144,6 +187,19 @@ class ReferenceBackend:
             if execution.progress is not None:
                 execution.progress(done * area, heads * area)
 
+    def check_functions(self, problem: AttentionProblem) -> None:
+        """Call a score_mod, and a mask object's functions, for one score."""
+        if not (problem.n and problem.m and prod(problem.lead)):
+            return
+        head = (0,) * len(problem.lead)
+        if not isinstance(problem.kv_lengths, int):
+            problem = problem._replace(kv_lengths=problem.m)
+        one = problem.block(0, 1, 0, 1)
+        if one.score_mod is not None:
+            modify(one, head, np.zeros((1, 1), wide_dtype(one)))
+        if one.pattern is not None:
+            visible(one._replace(bias=None, mask=None), head)
+
     def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
         """Return the bytes of one head: score matrices at once, wide copies of inputs.
 
@@ -153,6 +209,8 @@ class ReferenceBackend:
         n, m, d_k, d_v = problem.n, problem.m, problem.d_k, problem.d_v
         item, area = wide_dtype(problem).itemsize, n * m
         kept = 3 if problem.softcap else 2
+        if problem.indices is not None:  # a user's function has what it likes
+            kept += 3
         moments = [kept * item * area + area + item * (n + m) * d_k]
         if problem.operation != "scores":
             moments.append(3 * item * area)

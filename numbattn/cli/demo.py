@@ -127,7 +127,7 @@ def demo(output: Path, no_timing: bool) -> None:
     prints each head's strongest pairs of words, how far the backends are from the
     reference, and the speed against NumPy, and draws a heat map.
     """
-    from numbattn.problem import check
+    from numbattn.checks import check
     from numbattn.selector import choose, list_backends
 
     data = load_data()

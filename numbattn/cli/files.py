@@ -104,8 +104,8 @@ def _run(
     as_json: bool,
 ) -> None:
     import numbattn
+    from numbattn.checks import check
     from numbattn.cli.npy import load, write
-    from numbattn.problem import check
     from numbattn.selector import choose
 
     arrays = [load(path, name) for name, path in paths.items()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbattn.backends import Execution
-from numbattn.problem import check as check_call
+from numbattn.checks import check as check_call
 from numbattn.selector import choose
 from numbattn.testing.calls import call
 from numbattn.testing.problems import OPERATIONS, count_of, inputs

@@ -60,6 +60,12 @@ class CpuBackend:
         """Compute the problem into `out` (and `lse`)."""
         _engine().run(problem, out, lse, execution)
 
+    def check_functions(self, problem: AttentionProblem) -> None:
+        """Compile users' functions, or say why they cannot be."""
+        from . import modified
+
+        modified.compile_functions(problem)
+
     def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
         """Bytes beyond inputs and output."""
         from . import engine

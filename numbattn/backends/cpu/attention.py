@@ -24,6 +24,7 @@ from functools import cache
 import numpy as np
 from numba import types
 
+from .changes import HIDE, MODIFY, change, hull
 from .columns import column_operations
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
@@ -94,10 +95,10 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     Arguments behind ``number, counter, stop``: `query` (n, d_k), `key` (m, d_k),
     `value` (m, d_v) and `out` (n, d_v) at leading index 0; `lse` (leading, n) or
-    empty; `sinks` (leading,) or empty; `bias`, `mask`, `lead`, `workspace` as for the
-    scores; the numbers of the options; rows of a task and keys of a block. Invariant
-    after each block: accumulator, sum and maximum of a row are those of the softmax
-    over the keys walked so far.
+    empty; `sinks` (leading,) or empty; `bias`, `mask`, `lead`, `workspace`, `extra`,
+    `blocks` as for the scores; the numbers of the options; rows of a task and keys of a
+    block. Invariant after each block: accumulator, sum and maximum of a row are those
+    of the softmax over the keys walked so far.
     """
     score, mix = products(dtype, level, SCORES), products(dtype, level, VALUES)
     lanes, spread = mix.lanes, mix.rows
@@ -120,7 +121,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     def worker(
         number, counter, stop, query, key, value, bias, mask, out, lse, sinks,
-        lead, workspace, scale, softcap, left, right, row_step, key_block,
+        lead, workspace, extra, blocks, scale, softcap, left, right, row_step,
+        key_block,
     ):  # fmt: skip
         n, width = out.shape
         m, depth, item = key.shape[0], query.shape[1], out.itemsize
@@ -132,6 +134,10 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         m_row, m_column = strides(mask, 1)
         has_bias, has_mask = bias.shape[0] > 0, mask.shape[0] > 0
         row_blocks, unit = -(-n // row_step), np.int64(1)  # a literal: compiled anew
+        key_blocks = -(-m // key_block)
+        has_blocks, modify, hide = blocks.shape[0] > 0, np.int64(MODIFY), np.int64(HIDE)
+        # a score_mod sees natural units, and its results are brought to those of log2
+        units = log2_e if extra[modify] == 0 else scalar(1)
         step = -(-width // lanes) * lanes
         chunk = depth
         if depth > DEEP:
@@ -177,7 +183,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             if not begun:
                 pack(
                     address(query, lead[at, QUERY] + top * q_row), q_row, q_column,
-                    0, rows, depth, scale * log2_e, pitch, panel,
+                    0, rows, depth, scale * units, pitch, panel,
                 )  # fmt: skip
                 online.begin(state, pitch)
                 held = folded = False
@@ -195,6 +201,14 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 walked = block + key_block
                 first = max(seen_from, block)
                 last = min(seen_to, block + key_block)
+                hidden = False
+                if has_blocks:
+                    number_of = top // row_step * key_blocks + block // key_block
+                    first, last, hidden = hull(
+                        blocks, lead, at, number_of, first, last, block
+                    )
+                    if first >= last:
+                        continue
                 keys = last - first
                 some_bias = address(
                     bias, lead[at, BIAS] + top * b_row + block * b_column
@@ -225,13 +239,18 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 if depth > DEEP:
                     for i in range(keys * pitch):
                         poke(line, i, peek(saved, i))
+                for i in range(0, pitch if softcap > scalar(0) else 0, lanes):
+                    columns.soft_cap(
+                        advance(strip, i), pitch, first - block, last - block,
+                        softcap * units,
+                    )  # fmt: skip
+                if extra[modify] != 0:
+                    change(
+                        extra, modify, line, keys, rows, pitch, lead, at,
+                        top + position, first, top, log2_e,
+                    )  # fmt: skip
                 for i in range(0, pitch, lanes):
                     column = advance(strip, i)
-                    if softcap > scalar(0):
-                        columns.soft_cap(
-                            column, pitch, first - block, last - block,
-                            softcap * log2_e,
-                        )  # fmt: skip
                     if has_bias:
                         masks.add_bias(
                             column, pitch, first - block, last - block,
@@ -248,6 +267,11 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                         masks.window(
                             column, pitch, first - block, last - block, begins, ends
                         )
+                if hidden:
+                    change(
+                        extra, hide, line, keys, rows, pitch, lead, at,
+                        top + position, first, top, log2_e,
+                    )  # fmt: skip
                 if careful:
                     for i in range(keys * pitch):
                         poke(saved, i, peek(line, i))
@@ -287,10 +311,13 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                 at * n + top, rows, width, sink, state, pitch, acc, step,
             )  # fmt: skip
             if lse.shape[0] > 0:
-                for r in range(rows if has_bias else 0):
+                for r in range(rows if has_bias or extra[modify] != 0 else 0):
                     # in units of log2 it may have been beyond the lowest number
                     top_score = peek(state, TOP * pitch + r)
-                    if lowest >= top_score > minus_infinity >= sink:
+                    if not lowest >= top_score > minus_infinity >= sink:
+                        continue
+                    lse[at * n + top + r] = lowest
+                    if extra[modify] == 0:
                         lse[at * n + top + r] = masks.greatest_bias(
                             address(bias, lead[at, BIAS] + (top + r) * b_row), b_column,
                             address(mask, lead[at, MASK] + (top + r) * m_row), m_column,

@@ -19,10 +19,11 @@ from functools import cache
 import numpy as np
 from numba import types
 
+from .changes import hull
 from .dots import DOT_KEYS
 from .few_rows import padded_depth, strips
 from .launch import Kernel, array_types
-from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY, VALUE
+from .layout import KEY, LENGTH, OUT, POSITION, QUERY, VALUE
 from .levels import Simd
 from .online import finished
 from .pointers import address, advance, align, fetch_add_at, peek, poke
@@ -134,7 +135,8 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     def worker(
         number, counter, stop, query, key, value, bias, mask, out, lse, sinks, lead,
-        workspace, scale, softcap, left, right, part_keys, most, groups, partial, ended,
+        workspace, extra, blocks, scale, softcap, left, right, part_keys, most, groups,
+        partial, ended,
     ):  # fmt: skip
         n, width = out.shape
         m, depth, item = key.shape[0], query.shape[1], out.itemsize
@@ -142,7 +144,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
         k_row, k_column = key.strides[0] // item, key.strides[1] // item
         v_row, v_column = value.strides[0] // item, value.strides[1] // item
         o_row, o_column = out.strides[0] // item, out.strides[1] // item
-        parts = max(1, -(-m // part_keys))
+        parts, has_blocks = max(1, -(-m // part_keys)), blocks.shape[0] > 0
         step = -(-width // lanes) * lanes
         # the workspace, piece by piece
         state = align(address(workspace, number * workspace.shape[1]))
@@ -193,6 +195,18 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     break
                 walked = block + BLOCK_KEYS
                 first, last = max(seen_from, block), min(seen_to, block + BLOCK_KEYS)
+                if has_blocks:
+                    near, far = last, first
+                    for h in range(heads):
+                        low, high, _ = hull(
+                            blocks, lead, head + h, block // BLOCK_KEYS, first, last,
+                            block,
+                        )  # fmt: skip
+                        if low < high:
+                            near, far = min(near, low), max(far, high)
+                    if near >= far:
+                        continue
+                    first, last = near, far
                 keys, begun = last - first, first - block
                 dotted_strip(
                     packed, rows, k, k_row, k_column, depth, scratch,
@@ -203,9 +217,14 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     line = advance(strip, r * BLOCK_KEYS)
                     low = max(0, i + lead[at, POSITION] - left)
                     high = min(lead[at, LENGTH], i + lead[at, POSITION] + right + 1)
+                    hidden = False
+                    if has_blocks:
+                        low, high, hidden = hull(
+                            blocks, lead, at, block // BLOCK_KEYS, low, high, block
+                        )
                     finish_row(
-                        advance(line, -block), i, first, last, low, high, bias,
-                        lead[at, BIAS], mask, lead[at, MASK], softcap, True, 0,
+                        advance(line, -block), i, first, last, low, high, bias, mask,
+                        lead, at, extra, hidden, softcap, True, 0,
                     )  # fmt: skip
                     row.scale_row(
                         advance(line, begun), keys, scalar(1),

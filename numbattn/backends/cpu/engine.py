@@ -19,13 +19,14 @@ from . import (
     few_rows,
     fused,
     matrix,
+    modified,
     panels,
     scores,
     softmax,
     store,
     weights,
 )
-from .layout import LEAD_BYTES, LINE
+from .layout import LEAD_BYTES, LINE, SHORT_ROWS
 from .levels import chosen
 
 MODULES = (scores, panels, few_rows, weights, softmax, attention, decode)  # of kernels
@@ -63,7 +64,24 @@ def workspace_bytes(problem: AttentionProblem, execution: Execution) -> int:
     else:
         elements += cut.partial
     scratch = elements * problem.acc_dtype.itemsize
-    return scratch + prod(problem.lead) * LEAD_BYTES
+    scratch += prod(problem.lead) * LEAD_BYTES
+    if problem.indices is not None:
+        scratch += modified.bytes_beside(problem, *_mask_steps(problem, cut))
+    return scratch
+
+
+def _mask_steps(
+    problem: AttentionProblem, cut: matrix.Tiling | fused.Blocks
+) -> tuple[int, int]:
+    """Rows and keys of the blocks that a mask object is asked about."""
+    if cut.short:
+        keys = cut.key_block
+        if isinstance(cut, matrix.Tiling):
+            keys = cut.key_step
+        return max(1, problem.n), keys
+    if isinstance(cut, matrix.Tiling):
+        return matrix.mask_rows(problem.acc_dtype), cut.key_block
+    return cut.row_step, cut.key_block
 
 
 def plan(problem: AttentionProblem, execution: Execution) -> Mapping[str, object]:
@@ -71,7 +89,7 @@ def plan(problem: AttentionProblem, execution: Execution) -> Mapping[str, object
     cut = _cut(problem)
     rows, columns = matrix.shape_of_tile(problem.acc_dtype)
     if cut.short:
-        path = f"few rows (n <= {matrix.SHORT_ROWS}): keys read once, lanes along d"
+        path = f"few rows (n <= {SHORT_ROWS}): keys read once, lanes along d"
     elif isinstance(cut, fused.Blocks):
         path = "transposed scores: queries in the vector lanes"
     else:

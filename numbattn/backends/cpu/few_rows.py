@@ -16,9 +16,10 @@ from functools import cache
 import numpy as np
 from numba import types
 
+from .changes import hull
 from .dots import DOT_KEYS
 from .launch import Kernel, array_types
-from .layout import BIAS, KEY, LENGTH, MASK, OUT, POSITION, QUERY
+from .layout import KEY, LENGTH, OUT, POSITION, QUERY
 from .levels import Simd
 from .pointers import (
     address,
@@ -144,7 +145,7 @@ def kernel(dtype: str, level: Simd) -> Kernel:
 
     def worker(
         number, counter, stop, query, key, bias, mask, out, lead, workspace,
-        scale, softcap, left, right, key_step, tasks, workers, order,
+        extra, hulls, scale, softcap, left, right, key_step, tasks, workers, order,
     ):  # fmt: skip
         n, m, depth = out.shape[0], out.shape[1], query.shape[1]
         item = out.itemsize
@@ -170,8 +171,13 @@ def kernel(dtype: str, level: Simd) -> Kernel:
             end = min(m, begin + key_step)
             position, length = lead[at, POSITION], lead[at, LENGTH]
             o = address(out, lead[at, OUT])
-            low = max(begin, position - left)
-            high = min(end, length, n + position + right)
+            near, far, hidden = begin, end, False
+            if hulls.shape[0] > 0:
+                near, far, hidden = hull(
+                    hulls, lead, at, begin // key_step, begin, end, begin
+                )
+            low = max(near, position - left)
+            high = min(far, length, n + position + right)
             if low < high and at != packed_at:
                 pack_queries(
                     address(query, lead[at, QUERY]), query.strides[0] // item,
@@ -184,11 +190,11 @@ def kernel(dtype: str, level: Simd) -> Kernel:
                     scratch, o, out_row, low, high,
                 )  # fmt: skip
             for r in range(n):
-                low = max(0, r + position - left)
-                high = min(length, r + position + right + 1)
+                low = max(near, r + position - left)
+                high = min(far, length, r + position + right + 1)
                 finish_row(
-                    advance(o, r * out_row), r, begin, end, low, high,
-                    bias, lead[at, BIAS], mask, lead[at, MASK], softcap, True, 0,
+                    advance(o, r * out_row), r, begin, end, low, high, bias, mask, lead,
+                    at, extra, hidden, softcap, True, 0,
                 )  # fmt: skip
 
     element = getattr(types, dtype)

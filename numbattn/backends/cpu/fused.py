@@ -12,9 +12,10 @@ from numbattn.backends import Execution
 from numbattn.problem import AttentionProblem
 
 from . import attention, decode, launch
-from .layout import lead_sinks, lead_table, matrix, workspace
+from .layout import SHORT_ROWS, lead_sinks, lead_table, matrix, workspace
 from .levels import chosen
-from .matrix import SHORT_ROWS, kernel_of, short_workspace, up
+from .matrix import kernel_of, short_workspace, up
+from .modified import check, modified
 from .online import SPARE
 from .products import CELLS
 
@@ -146,6 +147,9 @@ def run(
     elements = prod(problem.lead) * problem.n * problem.m
     flops = 2.0 * elements * (problem.d_k + problem.d_v + 8)
     workers = launch.workers(execution, cut.tasks, flops)
+    step = max(1, problem.n) if cut.short else cut.row_step
+    table = lead_table(problem, out)
+    lead, extra, hulls, _kept = modified(problem, table, step, step, cut.key_block)
     arguments: tuple[Any, ...] = (
         matrix(problem.query),
         matrix(problem.key),
@@ -155,8 +159,10 @@ def run(
         matrix(out),
         np.empty(0, dtype) if lse is None else lse.reshape(-1),
         lead_sinks(problem),
-        lead_table(problem, out),
+        lead,
         workspace(workers, cut.workspace, dtype, keep=not launch.has_slabs(flops)),
+        extra,
+        hulls,
         problem.scale,
         problem.softcap,
         problem.left,
@@ -175,3 +181,4 @@ def run(
             np.zeros(len(cut.groups) - 1, np.int64),
         )
     launch.run(kernel, arguments, workers, cut.tasks, flops, elements, execution)
+    check(problem, extra)

@@ -88,6 +88,13 @@ def _hearing_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Hold the compiler: one thread at a time, and no fork meanwhile."""
+    with _compiling, _hearing_interrupts():
+        yield
+
+
 @intrinsic
 def _call(  # type: ignore[no-untyped-def]
     typingctx, address, number, counter, stop, arguments
@@ -197,11 +204,9 @@ class Kernel:
         }.get(name)
         if make is None:
             raise AttributeError(name)
-        with _compiling:
+        with compiling():
             if name not in vars(self):
-                with _hearing_interrupts():
-                    made = make()
-                setattr(self, name, made)
+                setattr(self, name, make())
             return vars(self)[name]
 
     def _compile(self, function: Any, kind: str, signature: Any, **options: Any) -> Any:
@@ -232,7 +237,10 @@ class Kernel:
 
 
 def array_types(dtype: str) -> tuple[Any, ...]:
-    """Numba types of a kernel's arrays: input, flags, output, lead table, scratch."""
+    """Numba types of a kernel's arrays.
+
+    Input, flags, output, lead table, scratch, modifiers and their blocks (`changes`).
+    """
     element = getattr(types, dtype)
     return (
         types.Array(element, 2, "A", readonly=True),
@@ -240,6 +248,8 @@ def array_types(dtype: str) -> tuple[Any, ...]:
         types.Array(element, 2, "A"),
         types.Array(types.int64, 2, "C"),
         types.Array(element, 2, "C"),
+        types.Array(types.int64, 1, "C"),
+        types.Array(types.int32, 2, "C"),
     )
 
 

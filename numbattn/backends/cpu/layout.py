@@ -17,10 +17,13 @@ import numpy as np
 from numbattn.problem import AttentionProblem
 
 # columns of the int64 table `lead`, a row for each leading index: element offsets,
-# the position of query row 0 and the number of keys that exist
-QUERY, KEY, VALUE, OUT, BIAS, MASK, POSITION, LENGTH = range(8)
+# the position of query row 0 and the number of keys that exist; with a score_mod or a
+# mask object b and h, and where its blocks start in their table
+QUERY, KEY, VALUE, OUT, BIAS, MASK, POSITION, LENGTH, BATCH, HEAD, BLOCKS = range(11)
+COLUMNS = 11
 PANELS = VALUE  # where there are no values: offsets of packed keys
-LEAD_BYTES = 64 + 8  # of a row of it, and of a sink
+SHORT_ROWS = 16  # documented: at most so many queries take the path for few rows
+LEAD_BYTES = 8 * COLUMNS + 8  # of a row of it, and of a sink
 KEPT_LEADS = 1024  # leading indices up to which offsets are kept for further calls
 
 KEPT_BYTES = 8 << 20
@@ -76,7 +79,7 @@ def _offsets(
 @lru_cache(maxsize=256)
 def _single(position: int, length: int) -> np.ndarray:
     """The table of a problem of matrices; kernels only read it."""
-    return np.array(((0, 0, 0, 0, 0, 0, position, length),), np.int64)
+    return np.array(((0,) * 6 + (position, length, 0, 0, 0),), np.int64)
 
 
 def key_starts(key: np.ndarray) -> np.ndarray:
@@ -103,7 +106,7 @@ def _same(
     axes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...],
 ) -> np.ndarray:
     """The table of a problem with one position and length; kernels only read it."""
-    table = np.zeros((prod(lead), 8), np.int64)
+    table = np.zeros((prod(lead), COLUMNS), np.int64)
     for column, (shape, strides) in enumerate(axes):
         size = 1 if column == MASK else item
         table[:, column] = _offsets(shape, strides, lead, size)
@@ -117,7 +120,7 @@ def _axes(array: np.ndarray | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def lead_table(problem: AttentionProblem, out: np.ndarray) -> np.ndarray:
-    """The table of offsets, positions and lengths, (leading indices, 8) int64.
+    """The table of offsets, positions and lengths, (leading indices, COLUMNS) int64.
 
     Nobody may write to it: it serves all calls of the like (9 us to make).
     """
@@ -138,7 +141,7 @@ def lead_table(problem: AttentionProblem, out: np.ndarray) -> np.ndarray:
     item = problem.acc_dtype.itemsize
     if kept and isinstance(position, int) and isinstance(length, int):
         return _same(lead, item, position, length, axes)
-    table = np.zeros((prod(lead), 8), np.int64)
+    table = np.zeros((prod(lead), COLUMNS), np.int64)
     for column, (shape, strides) in enumerate(axes):
         size = 1 if column == MASK else item
         if kept:

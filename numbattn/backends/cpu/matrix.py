@@ -17,6 +17,7 @@ from .dots import DOT_KEYS
 from .layout import (
     LINE,
     PANELS,
+    SHORT_ROWS,
     behind,
     borrow,
     empty_panels,
@@ -29,9 +30,9 @@ from .layout import (
     workspace,
 )
 from .levels import chosen
+from .modified import check, modified
 from .tiles import SHAPES
 
-SHORT_ROWS = 16  # documented: at most so many queries take the path for few rows
 PACKED_BYTES = 192 * 1024  # of packed keys at a time: they stay in the L2 cache
 READ_BYTES = 512 * 1024  # of keys of a task for few rows: the turns of `few_rows` help
 # Of keys that few queries read: beyond it the caches keep nothing for the next call.
@@ -187,12 +188,17 @@ class Plan(NamedTuple):
     """Elements of the panels of a key matrix, where all keys are packed before."""
     shifted: bool = False
     """Whether panels have to start on a vector of `out`."""
+    hulls: tuple[int, int, int] = (1, 1, 1)
+    """Blocks of a mask object: rows of a task, of a group of them, keys."""
 
 
 def plan(problem: AttentionProblem, out: np.ndarray) -> Plan:
     """How to run a problem into `out` (0.5 us where the like was run before)."""
     lead = problem.lead
-    modified = problem.softcap or problem.bias is not None or problem.mask is not None
+    modified = problem.softcap or any(
+        option is not None
+        for option in (problem.bias, problem.mask, problem.score_mod, problem.pattern)
+    )
     return _plan(
         problem.operation,
         prod(lead) if lead else 1,
@@ -230,7 +236,10 @@ def _plan(
             kept and tasks <= few_rows.MOST_CLAIMS and not launch.has_slabs(flops)
         )
         kernel, steps = kernel_of(few_rows, dtype), (cut.key_step, tasks)
-        return Plan(kernel, steps, tasks, flops, cut.workspace, in_turns, unfused)
+        return Plan(
+            *(kernel, steps, tasks, flops, cut.workspace, in_turns, unfused),
+            hulls=(max(1, n), max(1, n), cut.key_step),
+        )
     size = leads * n * m * dtype.itemsize
     streamed = cut.fused or not (whole_rows or modified)
     stream = streamed and streams(size, depth, strides[:-1])
@@ -244,7 +253,13 @@ def _plan(
     return Plan(
         *(kernel, blocks, tasks, flops, cut.workspace, False, unfused),
         *(panel, shifted),
+        (cut.row_step, mask_rows(dtype), cut.key_block),
     )
+
+
+def mask_rows(dtype: np.dtype[Any]) -> int:
+    """Rows of the blocks that a mask object is asked about."""
+    return scores.GROUP * shape_of_tile(dtype)[0]
 
 
 def panel_elements(
@@ -303,16 +318,17 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
     query, key, target = problem.query, problem.key, out
     if problem.lead:
         query, key, target = matrix(query), matrix(key), matrix(out)
-    lead = lead_table(problem, out)
     workers = launch.workers(execution, how.tasks, how.flops)
     steps = how.steps
+    table = lead_table(problem, out)
+    short = problem.n_total <= SHORT_ROWS
+    lead, extra, hulls, _kept = modified(problem, table, *how.hulls)
     packed = empty_panels(dtype)
     if how.panel:
         if problem.lead:
             lead = lead.copy()
             lead[:, PANELS] = panel_offsets(problem.key, problem.lead, how.panel)
         packed = _pack(problem, key, out, how, execution)
-    short = problem.n_total <= SHORT_ROWS
     if short:
         steps += (workers, next(_turns) if how.in_turns else few_rows.ANY)
     arguments = (
@@ -323,6 +339,8 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         target,
         lead,
         workspace(workers, how.workspace, dtype),
+        extra,
+        hulls,
         *(() if short else (packed, lead_sinks(problem))),
         problem.scale,
         problem.softcap,
@@ -340,6 +358,7 @@ def run(problem: AttentionProblem, out: np.ndarray, execution: Execution) -> Non
         )  # fmt: skip
     finally:
         give_back(packed)
+    check(problem, extra)
     if weighed is not None:
         softmax.run(target, lead, lead_sinks(problem), weighed)
 

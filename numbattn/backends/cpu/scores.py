@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
+from .changes import HIDE, MODIFY, change, hull
 from .launch import Kernel, array_types
 from .layout import BIAS, KEY, LENGTH, MASK, OUT, PANELS, POSITION, QUERY
 from .levels import Simd
@@ -147,31 +148,47 @@ def row_finisher(dtype: str, level: Simd):
 
     @inner
     def finish_row(
-        out, i, first, last, low, high, bias, bias_at, mask, mask_at, softcap, fill,
-        stream,
+        out, i, first, last, low, high, bias, mask, lead, at, extra, hidden, softcap,
+        fill, stream,
     ):  # fmt: skip
-        """Options and masks on ``out[first:last]`` of row i; low..high is seen."""
+        """Options and masks on ``out[first:last]`` of row i; low..high is seen.
+
+        A mask object is asked where some of these are `hidden`.
+        """
         begin, end = max(first, low), min(last, high)
         if begin >= end:
             begin = end = first
         if softcap > scalar(0):
             row.soft_cap(out, begin, end, softcap)
+        where, q_idx = advance(out, begin), i + lead[at, POSITION]
+        which, one = np.int64(MODIFY), np.int64(1)
+        if extra[which] != 0:
+            change(
+                extra, which, where, one, end - begin, one, lead, at, q_idx, begin, i,
+                scalar(1),
+            )  # fmt: skip
         if bias.shape[0] > 0:
-            at = bias_at
+            place = lead[at, BIAS]
             if bias.shape[0] > 1:
-                at += i * (bias.strides[0] // bias.itemsize)
+                place += i * (bias.strides[0] // bias.itemsize)
             stride = 0
             if bias.shape[1] > 1:
                 stride = bias.strides[1] // bias.itemsize
-            row.add_bias(out, begin, end, address(bias, at), stride)
+            row.add_bias(out, begin, end, address(bias, place), stride)
         if mask.shape[0] > 0:
-            at = mask_at
+            place = lead[at, MASK]
             if mask.shape[0] > 1:
-                at += i * mask.strides[0]
+                place += i * mask.strides[0]
             stride = 0
             if mask.shape[1] > 1:
                 stride = mask.strides[1]
-            row.apply_mask(out, begin, end, address(mask, at), stride)
+            row.apply_mask(out, begin, end, address(mask, place), stride)
+        if hidden:
+            which = np.int64(HIDE)
+            change(
+                extra, which, where, one, end - begin, one, lead, at, q_idx, begin, i,
+                scalar(1),
+            )  # fmt: skip
         if fill:
             row.fill(out, first, begin, scalar(-np.inf), stream)
             row.fill(out, end, last, scalar(-np.inf), stream)
@@ -194,7 +211,8 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
     Arguments behind ``number, counter, stop``: `query` (n, d), `key` (m, d) and
     `out` (n, m, unit stride along m) at leading index 0; `bias`, `mask` likewise
     or empty; `lead`, the table of element offsets, positions and lengths for every
-    leading index; `workspace` (workers, elements); `panels`, the keys packed by
+    leading index; `workspace` (workers, elements); `extra`, the modifiers (`changes`);
+    `hulls`, what a mask object's blocks are, or empty; `panels`, the keys packed by
     `panels.kernel`, or empty: each task packs its own; `sinks`, one for each leading
     index, or empty; the numbers of the options; the
     steps of `matrix.Tiling`; whether (1, 0) `out` is written past the caches.
@@ -207,8 +225,9 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
     scalar = np.dtype(dtype).type
 
     def worker(
-        number, counter, stop, query, key, bias, mask, out, lead, workspace, panels,
-        sinks, scale, softcap, left, right, row_step, key_step, key_block, stream,
+        number, counter, stop, query, key, bias, mask, out, lead, workspace, extra,
+        hulls, panels, sinks, scale, softcap, left, right, row_step, key_step,
+        key_block, stream,
     ):  # fmt: skip
         n, m, depth = out.shape[0], out.shape[1], query.shape[1]
         item = out.itemsize
@@ -218,6 +237,9 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
         reach = m + t.lanes - 1 if stream and not softmax else m
         row_blocks, key_blocks = -(-n // row_step), -(-reach // key_step)
         modified = softcap > scalar(0) or bias.shape[0] > 0 or mask.shape[0] > 0
+        modified = modified or extra[MODIFY] != 0
+        has_hulls, width = hulls.shape[0] > 0, -(-m // key_block)
+        groups = -(-row_step // (GROUP * t.rows))
         scratch = align(address(workspace, number * workspace.shape[1]))
         packed = advance(scratch, 3 * t.rows * t.columns)
         lines = advance(packed, -(-key_block // t.columns) * t.columns * depth)
@@ -255,8 +277,15 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
                     )  # fmt: skip
                 for i in range(top, bottom, GROUP * t.rows):
                     rows = min(GROUP * t.rows, bottom - i)
-                    low = max(first, i + position - left)
-                    high = min(last, length, i + rows + position + right)
+                    near, far, hidden = first, last, False
+                    if has_hulls:
+                        group = top // row_step * groups + (i - top) // (GROUP * t.rows)
+                        near, far, hidden = hull(
+                            hulls, lead, at, group * width + start // key_block,
+                            first, last, start,
+                        )  # fmt: skip
+                    low = max(near, i + position - left)
+                    high = min(far, length, i + rows + position + right)
                     strip = advance(o, i * o_row)
                     if low < high:
                         seen = i + position - start
@@ -267,13 +296,13 @@ def build(dtype: str, level: Simd, softmax: bool) -> Kernel:
                             first - start, past,
                         )  # fmt: skip
                     for r in range(i, i + rows):
-                        low = max(0, r + position - left)
-                        high = min(length, r + position + right + 1)
-                        if modified or low > first or high < last:
+                        low = max(near, r + position - left)
+                        high = min(far, length, r + position + right + 1)
+                        if modified or hidden or low > first or high < last:
                             finish_row(
                                 advance(o, r * o_row), r, first, last, low, high,
-                                bias, lead[at, BIAS], mask, lead[at, MASK],
-                                softcap, not softmax, past,
+                                bias, mask, lead, at, extra, hidden, softcap,
+                                not softmax or has_hulls, past,
                             )  # fmt: skip
             if softmax:
                 sink = sinks[at] if sinks.shape[0] > 0 else scalar(-np.inf)

@@ -100,7 +100,7 @@ def kernel(dtype: str, level: Simd) -> launch.Kernel:
                         factor = scalar(math.exp(states[2 * part] - greatest)) / total
                     row.scale_row(line, keys, factor, line, 0)
 
-    _, _, target, leads, scratch = launch.array_types(dtype)
+    _, _, target, leads, scratch, *_ = launch.array_types(dtype)
     sinks = types.Array(getattr(types, dtype), 1, "C", readonly=True)
     arguments = (target, leads, *(types.int64,) * 3, scratch, sinks)
     return launch.Kernel(f"softmax-{dtype}-{level.name}", worker, arguments)

@@ -8,16 +8,17 @@ batch entries, heads, rows or keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ShapeError
-from .mask_blocks import Blocks, Edges, Evaluate, made
-from .mask_documents import documents
-from .mask_nodes import Leaf
-from .options import UNBOUNDED
+from ..errors import ShapeError
+from ..options import UNBOUNDED
+from .blocks import Blocks, Edges, Evaluate, made
+from .documents import documents
+from .nodes import Leaf, Mask
 
 Ints = NDArray[np.int64]
 
@@ -111,6 +112,11 @@ class Causal(Leaf):
         """The offset."""
         return (self.offset,)
 
+    @cached_property
+    def split(self) -> tuple[int, int, Mask | None]:
+        """All of it is a window; see `Mask`."""
+        return UNBOUNDED, self.offset, None
+
     def hulls(
         self,
         rows: Edges,
@@ -140,6 +146,11 @@ class Window(Leaf):
     def args(self) -> tuple[Any, ...]:
         """Both sides."""
         return self.left, self.right
+
+    @cached_property
+    def split(self) -> tuple[int, int, Mask | None]:
+        """All of it is a window; see `Mask`."""
+        return self.left, self.right, None
 
     def hulls(
         self,

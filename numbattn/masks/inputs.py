@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import DeviceArrayError, as_array, describe, duplicate
-from .errors import DTypeError, OptionError, shown
-from .options import _FAR, UNBOUNDED, _integer
+from ..arrays import DeviceArrayError, as_array, describe, duplicate
+from ..errors import DTypeError, OptionError, shown
+from ..options import FAR, UNBOUNDED, integer
 
 
 def count_of(value: object, name: str) -> int:
     """Return an int of 0 or more."""
-    number = _integer(value)
+    number = integer(value)
     if number is None or number < 0:
         raise OptionError(f"{name} is {shown(value)}; it has to be an int of 0 or more")
     return number
@@ -22,15 +22,15 @@ def count_of(value: object, name: str) -> int:
 
 def whole(value: object, name: str) -> int:
     """Return an int, within a range that can be reckoned with."""
-    number = _integer(value)
+    number = integer(value)
     if number is None:
         raise OptionError(f"{name} is {shown(value)}; it has to be an int")
-    return max(-_FAR, min(number, _FAR))
+    return max(-FAR, min(number, FAR))
 
 
 def window_side(value: object, name: str) -> int:
     """Return one side of a window, `UNBOUNDED` where it has no end."""
-    size = -1 if value is None else _integer(value)
+    size = -1 if value is None else integer(value)
     if size is None or size < -1:
         raise OptionError(
             f"{name} of masks.sliding_window is {shown(value)}; it has to be an int of "

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError
-from .mask_blocks import Edges, pieces
-from .mask_inputs import count_of, whole
+from ..errors import OptionError
+from .blocks import Edges, pieces
+from .inputs import count_of, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

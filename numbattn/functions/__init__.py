@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import DeviceArrayError, as_array, float_name, has, on_device
-from .arrays import describe as describe_array
+from ..arrays import DeviceArrayError, as_array, float_name, has, on_device
+from ..arrays import describe as describe_array
+from ..errors import OptionError, shown
 from .bytecode import NOT_PLAIN, read
 from .captures import (
     INT64,
@@ -30,7 +31,6 @@ from .captures import (
     wrong_attribute,
     wrong_value,
 )
-from .errors import OptionError, shown
 
 SCORE_MOD = ("score", "b", "h", "q_idx", "kv_idx")
 """The leading parameters of a score_mod."""

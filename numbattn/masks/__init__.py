@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .arrays import DeviceArrayError, describe, once
-from .errors import DTypeError, OptionError, ShapeError
-from .functions import MASK, check_args, check_function
-from .mask_functions import NAME, FromFunction
-from .mask_inputs import (
+from ..arrays import DeviceArrayError, describe, once
+from ..errors import DTypeError, OptionError, ShapeError
+from ..functions import MASK, check_args, check_function
+from ..options import UNBOUNDED, integer, positive
+from .by_function import NAME, FromFunction
+from .inputs import (
     count_of,
     elsewhere,
     int_array,
@@ -28,7 +29,7 @@ from .mask_inputs import (
     whole,
     window_side,
 )
-from .mask_leaves import (
+from .leaves import (
     Causal,
     Dilated,
     Document,
@@ -36,8 +37,7 @@ from .mask_leaves import (
     Prefix,
     Window,
 )
-from .mask_nodes import And, Leaf, Mask, Not, Or
-from .options import UNBOUNDED, _integer, positive
+from .nodes import And, Leaf, Mask, Not, Or
 
 if TYPE_CHECKING:
     from types import FunctionType
@@ -156,7 +156,7 @@ def prefix(lengths: int | ArrayLike) -> Mask:
            [1, 1, 1]])
     """
     name = "lengths of masks.prefix"
-    number = _integer(lengths)
+    number = integer(lengths)
     if number is not None or lengths is None or isinstance(lengths, (bool, float)):
         return Prefix(min(count_of(lengths, name), UNBOUNDED), ())
     array = int_array(lengths, name)

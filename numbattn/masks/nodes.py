@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError, shown
-from .mask_blocks import (
+from ..errors import OptionError, shown
+from ..options import UNBOUNDED
+from .blocks import (
     Blocks,
     Edges,
     Evaluate,
@@ -21,8 +23,8 @@ from .mask_blocks import (
     either,
     inverse,
 )
-from .mask_inputs import locked
-from .mask_views import Views
+from .inputs import locked
+from .views import Views
 
 
 class Mask(Views):
@@ -74,6 +76,14 @@ class Mask(Views):
         # setdefault is atomic: threads share one
         return self.__dict__.setdefault("_memo", Memo()) if found is None else found
 
+    @cached_property
+    def split(self) -> tuple[int, int, Mask | None]:
+        """A window, (left, right), and the mask that is left to apply within it.
+
+        What a mask has in common with ``window_size`` then costs as little.
+        """
+        return UNBOUNDED, UNBOUNDED, self
+
     def hulls(
         self,
         rows: Edges,
@@ -83,7 +93,7 @@ class Mask(Views):
         h: int,
         evaluate: Evaluate,
     ) -> Blocks:
-        """Return what each block is, reckoned anew; see `mask_blocks.blocks`.
+        """Return what each block is, reckoned anew; see `masks.blocks.blocks`.
 
         Parameters
         ----------
@@ -214,6 +224,19 @@ class And(_Node):
         """Return which of some rows attend which of some keys; see `Mask`."""
         left = self.left.attended(b, h, i, j, q_offset)
         return left & self.right.attended(b, h, i, j, q_offset)
+
+    @cached_property
+    def split(self) -> tuple[int, int, Mask | None]:
+        """The windows of both; see `Mask`."""
+        (left, right, mask), (left_2, right_2, other) = (
+            self.left.split,
+            self.right.split,
+        )
+        rest = other if mask is None else mask
+        if mask is not None and other is not None:
+            whole = mask is self.left and other is self.right
+            rest = self if whole else And(mask, other)
+        return min(left, left_2), min(right, right_2), rest
 
     def hulls(self, *call: Any) -> Blocks:
         """Return what each block is; see `Mask`."""

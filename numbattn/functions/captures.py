@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import describe, has
+from ..arrays import describe, has
+from ..errors import shown
 from .bytecode import NOT_PLAIN, Name, read
-from .errors import shown
 
 BUILTINS: tuple[Any, ...] = (
     abs, bool, divmod, enumerate, float, int, len, max, min, pow, range, round, sum, zip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .mask_blocks import Blocks, Edges, made
+from .blocks import Blocks, Edges, made
 
 Ints = NDArray[np.int64]
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .evaluation import apply_mask
-from .functions import MASK, check_function, key_of, unused
-from .mask_blocks import Blocks, Edges, Evaluate
-from .mask_nodes import Leaf
+from ..functions import MASK, check_function, key_of, unused
+from ..functions.evaluation import apply_mask
+from .blocks import Blocks, Edges, Evaluate
+from .nodes import Leaf
 
 NAME = "f of masks.from_function"
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError, shown
-from .functions import describe, rebound
+from ..errors import OptionError, shown
+from . import describe, rebound
 from .places import (
     FUNCTIONS,
     MODULES,

@@ -1,0 +1,381 @@
+"""User functions and mask objects on the CPU: compiled once, called by address.
+
+A kernel stays one kernel: where a problem has a score_mod or a mask object, it makes
+one indirect call for each block of scores. What is called is a loop over the block
+around the user's function, which is compiled into it, so that the loop becomes vectors.
+There is one for each orientation: scores transposed (queries side by side, as in
+`attention`) or in rows.
+
+What has been compiled is kept by code, constants and types of arguments (`functions.
+key_of`), not by function object: a lambda made anew for each call is compiled once.
+Array arguments go by address and shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+from numba.core import errors as numba_errors
+
+from numbattn import functions
+from numbattn.arrays import FLOAT32
+from numbattn.errors import OptionError
+from numbattn.masks import And, Leaf, Mask, Not, Or
+
+from . import launch, names
+from .arguments import Argument, no_flag, put_score, reader, score_at, slots_of
+from .pointers import address, advance, peek, poke
+from .reals import Real, as_number, as_score
+
+COLUMNS, ROWS = "columns", "rows"  # queries, or keys, side by side
+_HULL = "hull"
+
+_compiled: dict[Hashable, Any] = {}
+_TELLING = (
+    "unknown attribute", "untyped global", "not supported", "unsupported",
+    "cannot unify", "undefined", "not defined",
+)  # fmt: skip
+_ALLOWED = (
+    "It may use numbers, comparisons, if, for over range, functions of numbers in math "
+    "and numpy, and elements of the arrays that it gets as arguments"
+)
+_NUMBERS = {bool: types.boolean, int: types.int64, float: types.float64}
+_DUMMY = np.zeros(2)  # what stands at the address of an array without elements
+
+_TILE = """
+def tile(
+    scores, outer, inner, pitch, b, h, q_idx, kv_idx, i, factor, arguments, status
+):
+    flag = no_flag()
+{reads}
+    for o in range(outer):
+        line = advance(scores, o * pitch)
+        for c in range(inner):
+            x = score_at(line, c)
+{places}
+{value}
+            put_score(line, c, x)
+    if peek(flag, 0) != 0:
+        poke(status, 0, 1)
+"""
+_HULLS = """
+def hulls(
+    rows, keys, b, h, q_offset, some, every, first, last, full, arguments, status
+):
+    flag = no_flag()
+    arguments = address(arguments, 0)
+{reads}
+    for top in range(rows.shape[0] - 1):
+        for block in range(keys.shape[0] - 1):
+            begin, width = keys[block], keys[block + 1] - keys[block]
+            for c in range(width):
+                some[c], every[c] = False, True
+            for row in range(rows[top], rows[top + 1]):
+                q = q_offset + row
+                for c in range(width):
+                    k = begin + c
+                    seen = {value}
+                    some[c] |= seen
+                    every[c] &= seen
+            low, high, whole = 0, 0, True
+            while low < width and not some[low]:
+                low += 1
+            for c in range(low, width):
+                if some[c]:
+                    high = c + 1
+            for c in range(low, high):
+                whole = whole and every[c]
+            first[top, block], last[top, block] = low, max(low, high)
+            full[top, block] = whole
+    if peek(flag, 0) != 0:
+        status[0] = 1
+"""
+_PLACES = {
+    COLUMNS: "q, k, row = q_idx + c, kv_idx + o, i + c",
+    ROWS: "q, k, row = q_idx + o, kv_idx + c, i + o",
+}
+
+
+class Part(NamedTuple):
+    """A function within a modifier, and what it is called with."""
+
+    function: Any
+    args: tuple[Any, ...]
+    leading: tuple[str, ...]
+    """What it gets before `args`: names within the loop."""
+    checked: bool = True
+
+
+class Modifier(NamedTuple):
+    """What is done to scores: functions one after another, or a mask's expression."""
+
+    parts: tuple[Part, ...]
+    expression: str
+    """Of a mask, with ``{0}`` for what part 0 gives; empty for a score_mod."""
+
+
+def of_score_mod(score_mod: Any) -> Modifier:
+    """The modifier of a ScoreMod."""
+    leading = ("s", "b", "h", "q", "k")
+    parts = [
+        Part(part.function, part.args, leading, not part.unchecked)
+        for part in score_mod.parts
+    ]
+    return Modifier(tuple(parts), "")
+
+
+def of_mask(mask: Mask) -> Modifier:
+    """The modifier of a mask object."""
+    parts: list[Part] = []
+
+    def write(node: Mask) -> str:
+        if isinstance(node, Not):
+            return f"(not {write(node.operand)})"
+        if isinstance(node, (And, Or)):
+            sign = "&" if isinstance(node, And) else "|"
+            return f"({write(node.left)} {sign} {write(node.right)})"
+        assert isinstance(node, Leaf)
+        leading = ("b", "h", "q", "k", *(("row",) if node.by_row else ()))
+        # the arrays of our own masks have been checked against the call
+        parts.append(Part(node.function, node.args, leading, not node.by_row))
+        return f"{{{len(parts) - 1}}}"
+
+    expression = write(mask)
+    return Modifier(tuple(parts), expression)
+
+
+def _kind(argument: Any) -> Any:
+    """What an argument is compiled as: Python's type, or a dtype and a rank."""
+    if not isinstance(argument, np.ndarray):
+        return type(argument)
+    dtype = argument.dtype
+    if dtype.itemsize == 2 and dtype.kind not in "iu":
+        dtype = FLOAT32  # half precision is read from a copy
+    return dtype if dtype.isnative else dtype.newbyteorder("="), argument.ndim
+
+
+def _typed(kind: Any, score: Real, checked: bool) -> Any:
+    """The type of an argument, as the function sees it."""
+    if isinstance(kind, type):
+        return _NUMBERS[kind]
+    dtype, ndim = kind
+    return Argument(dtype, ndim, score, checked)
+
+
+def packed(parts: Sequence[Part]) -> tuple[np.ndarray, list[Any]]:
+    """The arguments of all parts as int64 slots, and what has to be kept meanwhile."""
+    slots: list[int] = []
+    kept: list[Any] = []
+    for argument in (x for part in parts for x in part.args):
+        if isinstance(argument, float):
+            slots.append(int(np.float64(argument).view(np.int64)))
+        elif isinstance(argument, (bool, int)):
+            slots.append(int(argument))
+        else:
+            dtype, _ = _kind(argument)
+            array = np.ascontiguousarray(argument, dtype)
+            if not array.flags.aligned:
+                array = array.copy()
+            kept.append(array)
+            place = array if array.size else _DUMMY
+            slots += [place.__array_interface__["data"][0], *array.shape]
+    return np.array(slots or [0], np.int64), kept
+
+
+def tile(modifier: Modifier, orientation: str, dtype: str) -> int:
+    """The address of the loop over a block of scores; compiled where it is new."""
+    return int(_found(modifier, orientation, dtype)[0])
+
+
+def hulls(modifier: Modifier) -> Any:
+    """The function that finds what the blocks of a mask are; see `_HULLS`."""
+    return _found(modifier, _HULL, "float32")[1]
+
+
+def _found(modifier: Modifier, what: str, dtype: str) -> tuple[int, Any]:
+    key = (
+        what,
+        dtype,
+        modifier.expression,
+        tuple(
+            [
+                (
+                    functions.key_of(part.function),
+                    part.leading,
+                    part.checked,
+                    tuple(map(_kind, part.args)),
+                )
+                for part in modifier.parts
+            ]
+        ),
+    )
+    found = _compiled.get(key)
+    if found is None:
+        with launch.compiling():
+            found = _compiled.get(key)
+            if found is None:
+                found = _compiled[key] = _compile(modifier, what, dtype)
+    return found
+
+
+def _inlined(function: Any) -> Any:
+    """A function for other compiled functions, which LLVM puts into its caller."""
+    return numba.njit(
+        error_model="numpy",
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        forceinline=True,
+        nogil=True,
+    )(function)
+
+
+def _part(part: Part, kinds: tuple[Any, ...], dtype: str, is_mask: bool) -> Any:
+    """A user's function, compiled by itself: what is wrong is known to be its."""
+    first = tuple(Real(dtype) if x == "s" else types.int64 for x in part.leading)
+    signature = (*first, *kinds)
+    known = ("part", functions.key_of(part.function), signature)
+    if known in _compiled:
+        return _compiled[known]
+    bound = functions.rebound(
+        part.function, names.modules(), names.functions(), _inlined
+    )
+    made = _inlined(bound)
+    words = "f of masks.from_function" if is_mask else "score_mod"
+    words = f"{words} {functions.describe(part.function)}"
+    try:
+        made.compile(signature)
+    except numba_errors.NumbaError as error:
+        raise OptionError(_complaint(words, error)) from None
+    except Exception as error:  # the compiler's own faults are no better for the user
+        raise OptionError(
+            f"{words} cannot be compiled: {type(error).__name__}: {error}"
+        ) from error
+    (overload,) = made.overloads.values()
+    result = types.unliteral(overload.signature.return_type)
+    _check_result(words, result, is_mask)
+    _compiled[known] = made
+    return made
+
+
+def _check_result(words: str, result: Any, is_mask: bool) -> None:
+    if is_mask:
+        if not isinstance(result, types.Boolean):
+            raise OptionError(
+                f"{words} returns {_shown(result)}; a mask has to return a bool, True "
+                "where the query attends the key: compare, as in kv_idx <= q_idx"
+            )
+        return
+    if isinstance(result, types.Boolean):
+        raise OptionError(
+            f"{words} returns a bool; a score_mod has to return the new score. For a "
+            "mask pass mask=numbattn.masks.from_function(f)"
+        )
+    if not isinstance(result, (Real, types.Integer, types.Float)):
+        raise OptionError(
+            f"{words} returns {_shown(result)}; it has to return one real number, the "
+            "new score, on every way through it"
+        )
+
+
+def _shown(kind: Any) -> str:
+    """What a function returns, in words."""
+    for family, words in (
+        (types.NoneType, "None"),
+        (types.Optional, "None in some case"),
+        (types.BaseTuple, "a tuple"),
+        (types.Sequence, "a list"),
+        (types.UnicodeType, "text"),
+        (types.Complex, "a complex number"),
+    ):
+        if isinstance(kind, family):
+            return words
+    if isinstance(kind, Argument):
+        return f"an array of {kind.ndim} axes"
+    return str(kind)
+
+
+def _complaint(words: str, error: Exception) -> str:
+    """What Numba says, in its most telling lines."""
+    text = str(getattr(error, "msg", error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    place = getattr(getattr(error, "loc", None), "line", None)
+    at = f" (line {place})" if place else ""
+    call = next((line[4:] for line in lines if line.startswith(">>> ")), "")
+    telling = [line for line in lines if any(x in line.lower() for x in _TELLING)]
+    why = (telling or lines or ["no reason given"])[0][:300]
+    if call.startswith("getitem"):
+        why = "an index has to be an int for each axis, at most: int(x) makes one"
+    elif call:
+        why = f"there is no {call[:300]}"
+    return f"{words} cannot be compiled{at}: {why}. {_ALLOWED}"
+
+
+def _compile(modifier: Modifier, what: str, dtype: str) -> tuple[int, Any]:
+    is_mask = bool(modifier.expression)
+    number = getattr(types, dtype)
+    scalar = np.dtype(dtype).type
+    scope: dict[str, Any] = {
+        "no_flag": no_flag, "address": address, "advance": advance, "peek": peek,
+        "poke": poke, "score_at": score_at, "put_score": put_score,
+        "as_score": as_score, "as_number": as_number, "minus_infinity": scalar(-np.inf),
+        "lowest": np.finfo(dtype).min, "__name__": __name__,
+    }  # fmt: skip
+    reads, calls, at = ["    pass"], [], 0
+    score = Real(dtype)
+    for number_of, part in enumerate(modifier.parts):
+        kinds = tuple(_typed(_kind(x), score, part.checked) for x in part.args)
+        scope[f"f{number_of}"] = _part(part, kinds, dtype, is_mask)
+        passed = list(part.leading)
+        for place, kind in enumerate(kinds):
+            name = f"a{number_of}_{place}"
+            scope[f"read_{name}"] = reader(kind)
+            reads.append(f"    {name} = read_{name}(arguments, {at}, flag)")
+            passed.append(name)
+            at += slots_of(kind)
+        calls.append(f"f{number_of}({', '.join(passed)})")
+    if is_mask:
+        seen = modifier.expression.format(*calls)
+        value = f"            x = x if {seen} else minus_infinity"
+    else:
+        seen = ""
+        steps = [f"s = as_score(as_number({call}, x))" for call in calls]
+        steps = ["s = as_score(x)", *steps, "y = as_number(s, x)", "x = y * factor"]
+        # a finite score stays finite in units of log2
+        steps.append("x = lowest if x < lowest and y > minus_infinity else x")
+        value = "\n".join(f"            {step}" for step in steps)
+    integer, pointer = types.int64, types.CPointer
+    if what == _HULL:
+        source, name = _HULLS.format(reads="\n".join(reads), value=seen), "hulls"
+        edges = types.Array(integer, 1, "C", readonly=True)
+        flags, table = (
+            types.Array(types.boolean, 1, "C"),
+            types.Array(types.int32, 2, "C"),
+        )
+        signature = types.void(
+            edges, edges, *(integer,) * 3, flags, flags, table, table,
+            types.Array(types.boolean, 2, "C"), *(types.Array(integer, 1, "C"),) * 2,
+        )  # fmt: skip
+    else:
+        source, name = (
+            _TILE.format(
+                reads="\n".join(reads),
+                value=value,
+                places=f"            {_PLACES[what]}",
+            ),
+            "tile",
+        )
+        slots = pointer(integer)
+        signature = types.void(
+            pointer(number), *(integer,) * 8, number, slots, slots
+        )  # fmt: skip
+    exec(compile(source, f"<numbattn {name}>", "exec"), scope)
+    called = {"no_cpython_wrapper": what != _HULL, "no_cfunc_wrapper": True}
+    made = numba.njit(error_model="numpy", nogil=True, **called)(scope[name])
+    made.compile(signature)
+    (overload,) = made.overloads.values()
+    address_of = overload.library.get_pointer_to_function
+    return int(address_of(overload.fndesc.llvm_func_name)), made

@@ -24,8 +24,9 @@ INF, NAN = float("inf"), float("nan")
 # Largest error allowed, in units of the last place.
 UNITS = {
     "exp": 2, "exp2": 2, "log": 2, "tanh": 2, "sqrt": 0.5, "fabs": 0,
-    "expm1": 3, "log1p": 2, "log2": 2, "log10": 2,
+    "sin": 2, "cos": 2, "expm1": 3, "log1p": 2, "log2": 2, "log10": 2,
 }  # fmt: skip
+LIMIT = 2.0**20  # of sin and cos; in float32 2**30 with fused multiply-add
 DTYPES = ("float32", "float64")
 HAS_FMA = bool({"fma", "neon"} & target_features())
 FUSED = (True, False) if HAS_FMA else (False,)
@@ -124,10 +125,16 @@ def wanted(name: str, x: np.ndarray) -> np.ndarray:
         return np.asarray(function(x.astype(np.float64)))
 
 
-def check_float32(name: str, fused: bool, step: int) -> None:
-    x = np.concatenate([floats(step), around(*CRITICAL["float32"])])
+def check(name: str, fused: bool, x: np.ndarray) -> None:
+    if name in ("sin", "cos"):
+        x = x[~(np.abs(x) > (2.0**30 if fused else LIMIT))]
     error = units(evaluate(name, x, fused=fused), wanted(name, x))
     assert error.max() <= UNITS[name]
+
+
+def check_float32(name: str, fused: bool, step: int) -> None:
+    x = np.concatenate([floats(step), around(*CRITICAL["float32"])])
+    check(name, fused, x)
 
 
 @pytest.mark.parametrize("fused", FUSED)
@@ -143,8 +150,7 @@ def test_float32_is_as_exact_as_documented_densely(name: str, fused: bool) -> No
     for start in range(0, 97 * 8, 97):  # by eighths, to save memory
         x = np.arange(start, 2**32, 97 * 8, dtype=np.uint64).astype(np.uint32)
         x = x.view(np.float32)
-        error = units(evaluate(name, x, fused=fused), wanted(name, x))
-        assert error.max() <= UNITS[name]
+        check(name, fused, x)
 
 
 def with_mpmath(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,6 +183,12 @@ def random_doubles(name: str, count: int) -> np.ndarray:
         return np.abs(x[x != 0])
     if name == "log1p":
         return x[x > -1]
+    if name in ("sin", "cos"):
+        # Where sine or cosine nearly vanish, and as many doubles between.
+        zeros = rng.integers(0, 2**20, count) * (np.pi / 2)
+        uniform = rng.uniform(-1, 1, count) * LIMIT
+        x = np.concatenate([x, zeros, uniform])
+        return x[np.abs(x) <= LIMIT]
     limit = {"exp": 800.0, "exp2": 1100.0, "expm1": 720.0}.get(name, INF)
     return np.clip(x, -limit, limit)
 
@@ -210,6 +222,8 @@ SPECIAL: dict[str, dict[float, float]] = {
     "log1p": {-1.0: -INF, -2.0: NAN, INF: INF, -INF: NAN, 0.0: 0.0},
     "tanh": {-INF: -1.0, INF: 1.0, 0.0: 0.0, 50.0: 1.0, -50.0: -1.0},
     "sqrt": {0.0: 0.0, -1.0: NAN, INF: INF, -INF: NAN, 4.0: 2.0},
+    "sin": {0.0: 0.0, INF: NAN, -INF: NAN},
+    "cos": {0.0: 1.0, INF: NAN, -INF: NAN},
     "fabs": {-INF: INF, INF: INF, 0.0: 0.0, -2.0: 2.0},
 }
 ODD = ("tanh", "expm1", "log1p", "sqrt", "sin")
@@ -238,7 +252,65 @@ def test_minus_zero_stays_minus_zero(name: str, dtype: str) -> None:
     assert_identical(evaluate(name, zeros), zeros)
 
 
+@pytest.mark.parametrize("fused", FUSED)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_sines_of_any_number_lie_within_1(name: str, dtype: str, fused: bool) -> None:
+    if dtype == "float32":
+        x = floats(4001)
+    else:
+        rng = np.random.default_rng(3)
+        bits = rng.integers(0, 2**64, 500_000, dtype=np.uint64)
+        x = np.append(bits.view(np.float64), np.finfo(np.float64).max)
+    got = evaluate(name, x[np.isfinite(x)], fused=fused)
+    assert np.abs(got).max() <= 1  # NaN would not be
+
+
+def pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bases of all sizes, and powers that mostly give results within the range."""
+    rng = np.random.default_rng(5)
+    bits = rng.integers(0, 2**32, (2, count), dtype=np.uint64).astype(np.uint32)
+    base, power = bits.view(np.float32)
+    near = (1 + rng.normal(size=count) * 10 ** rng.uniform(-7, 0, count)).astype("f4")
+    x = np.concatenate([base, base, np.abs(base), near, near, -np.abs(near)])
+    with np.errstate(all="ignore"):
+        scale = rng.uniform(-150, 130, x.size) / np.log2(np.abs(x).astype(np.float64))
+        y = scale.astype(np.float32)
+    y[:count] = power
+    y[-count:] = np.rint(y[-count:])
+    y[count : 2 * count] = np.rint(y[count : 2 * count])
+    return x, y
+
+
+@pytest.mark.parametrize("fused", FUSED)
+def test_pow_is_within_4_units(fused: bool) -> None:
+    x, y = pairs(200_000)
+    with np.errstate(all="ignore"):
+        want = np.power(x.astype(np.float64), y.astype(np.float64))
+    assert np.count_nonzero((want > 1e-37) & (want < 1e38)) > 1e5
+    assert units(evaluate("pow", x, y, fused=fused), want).max() <= 4
+
+
+@pytest.mark.parametrize("fused", FUSED)
+def test_pow_has_the_special_cases_of_c99(fused: bool) -> None:
+    tiny, top = 1e-45, float(np.finfo(np.float32).max)
+    # fmt: off
+    sizes = (0.0, tiny, 1e-38, 0.5, 1 - 2.0**-24, 1.0, 1 + 2.0**-23, 1.5, 2.0, 3.0,
+             2.0**23 + 1, 2.0**24 - 1, 2.0**24, 2.0**31, 2.0**33, top, INF, NAN)
+    # fmt: on
+    values = np.array([*sizes, *(-size for size in sizes)], np.float32)
+    x, y = (grid.ravel() for grid in np.meshgrid(values, values))
+    with np.errstate(all="ignore"):
+        want = np.power(x.astype(np.float64), y.astype(np.float64)).astype(np.float32)
+    got = evaluate("pow", x, y, fused=fused)
+    extreme = ~np.isfinite(want) | (want == 0) | (np.abs(want) == 1)
+    assert_identical(got[extreme], want[extreme])
+    np.testing.assert_allclose(got[~extreme], want[~extreme], rtol=4e-7, atol=3e-45)
+    np.testing.assert_array_equal(np.signbit(got[~extreme]), want[~extreme] < 0)
+
+
 VECTORISED = [(name, dtype) for name in UNITS for dtype in DTYPES]
+VECTORISED.append(("pow", "float32"))
 
 
 def assert_vectorised(name: str, dtype: str, fused: bool) -> None:

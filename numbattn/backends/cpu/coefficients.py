@@ -124,6 +124,14 @@ LOG = {
     ),
 }
 
+# The same with a relative error of 1.6e-11, for pow in float32.
+LOG_OF_POW = (
+    0.666666665544970916,
+    0.400001218398061267,
+    0.285508208159606633,
+    0.233304672163038363,
+)
+
 # (sin(x)/x - 1)/x**2 in x**2, for |x| <= pi/4.
 SIN = {
     "float32": (  # 0.22 u

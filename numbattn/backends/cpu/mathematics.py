@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 
-from .coefficients import LOG, LOG10_OF_2, LOG_OF_2
-from .emitter import Emitter
+from .coefficients import COS, HALF_PI, LOG, LOG10_OF_2, LOG_OF_2, LOG_OF_POW, SIN
+from .emitter import I32, I64, Emitter
 from .levels import Simd
 
 INFINITY, NAN = float("inf"), float("nan")
@@ -55,23 +55,26 @@ class Mathematics(Emitter):
         low, high = (self.constant(bound) for bound in bounds)
         return self._at_most(builder, self.at_least(builder, x, low), high)
 
-    def _halves(self, builder, shifted):
-        """Two factors whose product is 2**n, from ``n + 2 bias`` in the low bits.
-
-        A single factor could not reach the subnormal numbers, nor 2**(bias + 1).
-        """
+    def _low_bits(self, builder, shifted):
+        """The integer that stands in the low bits of ``1.5 * 2**mantissa + n``."""
         bits = builder.bitcast(shifted, self.integer)
         magic = np.dtype(self.dtype).type(1.5 * 2.0**self.mantissa)
         start = int(magic.view(f"i{self.itemsize}"))
-        whole = builder.sub(bits, self.whole(start))
+        return builder.sub(bits, self.whole(start))
+
+    def _halves(self, builder, whole):
+        """Two factors whose product is 2**n, from the integer ``n + 2 bias``.
+
+        A single factor could not reach the subnormal numbers, nor 2**(bias + 1).
+        """
         first = builder.lshr(whole, self.whole(1))
         for exponent in (first, builder.sub(whole, first)):
             power = builder.shl(exponent, self.whole(self.mantissa))
             yield builder.bitcast(power, self.scalar)
 
-    def _scaled(self, builder, fraction, shifted):
+    def _scaled(self, builder, fraction, whole):
         """``(1 + fraction) 2**n``: inf above the range, subnormal numbers below."""
-        first, second = self._halves(builder, shifted)
+        first, second = self._halves(builder, whole)
         value = self.fma(builder, fraction, first, first)
         return builder.fmul(value, second)
 
@@ -82,20 +85,21 @@ class Mathematics(Emitter):
         shifted = builder.fadd(x, magic)
         r = builder.fsub(x, builder.fsub(shifted, magic))
         fraction = self._exp2_minus_1_fraction(builder, r)
-        return self._scaled(builder, fraction, shifted)
+        return self._scaled(builder, fraction, self._low_bits(builder, shifted))
 
     def exp(self, builder, x):
         """e**x."""
         x = self._within(builder, x, EXP_RANGE[self.dtype])
         r, shifted = self.reduced_exp(builder, x, 2 * self.bias)
-        return self._scaled(builder, self.expm1_fraction(builder, r), shifted)
+        whole = self._low_bits(builder, shifted)
+        return self._scaled(builder, self.expm1_fraction(builder, r), whole)
 
     def expm1(self, builder, x):
         """e**x - 1, accurate also near 0: ``2**n (exp(r) - 1) + (2**n - 1)``."""
         high = EXP_RANGE[self.dtype][1]
         y = self._within(builder, x, (-0.4 * high, high))  # e**-x is 0 beside 1
         r, shifted = self.reduced_exp(builder, y, 2 * self.bias)
-        first, second = self._halves(builder, shifted)
+        first, second = self._halves(builder, self._low_bits(builder, shifted))
         # With half of the power, so that 2**(bias + 1) cannot overflow too early.
         inverse = builder.fdiv(self.constant(1.0), second)
         rest = builder.fsub(first, inverse)
@@ -112,36 +116,41 @@ class Mathematics(Emitter):
         tiny, up = np.finfo(self.dtype).tiny, self.mantissa + 2
         small = builder.fcmp_ordered("<", x, self.constant(tiny))
         scaled = builder.fmul(x, self.constant(2.0**up))
-        bits = builder.bitcast(builder.select(small, scaled, x), self.integer)
+        k, f = self._split_normal(builder, builder.select(small, scaled, x))
+        less = builder.select(small, self.constant(up), self.constant(0.0))
+        return builder.fsub(k, less), f
+
+    def _split_normal(self, builder, x):
+        """The same for x that is not subnormal; done as in musl."""
         integer = np.dtype(f"i{self.itemsize}")
         one, root, high = (
             int(np.dtype(self.dtype).type(number).view(integer))
             for number in (1.0, 0.5**0.5, 2.0**self.mantissa)
         )
+        bits = builder.bitcast(x, self.integer)
         bits = builder.add(bits, self.whole(one - root))
-        # As in musl; the exponent's bits below 2**mantissa make a floating number.
+        # The exponent's bits below those of 2**mantissa make a floating number.
         exponent = builder.lshr(bits, self.whole(self.mantissa))
         k = builder.bitcast(builder.or_(exponent, self.whole(high)), self.scalar)
-        zero = 2.0**self.mantissa + self.bias
-        start = builder.select(small, self.constant(zero + up), self.constant(zero))
+        k = builder.fsub(k, self.constant(2.0**self.mantissa + self.bias))
         bits = builder.and_(bits, self.whole((1 << self.mantissa) - 1))
         m = builder.bitcast(builder.add(bits, self.whole(root)), self.scalar)
-        return builder.fsub(k, start), builder.fsub(m, self.constant(1.0))
+        return k, builder.fsub(m, self.constant(1.0))
 
-    def _log_fraction(self, builder, f):
+    def _log_fraction(self, builder, f, coefficients=None):
         """log(1 + f) - f, as in FDLIBM's e_log.c (Sun 1993): ``s (f²/2 + R) - f²/2``.
 
         Returned in its two terms, s = f / (2 + f) being that of atanh.
         """
         s = builder.fdiv(f, builder.fadd(f, self.constant(2.0)))
         square = builder.fmul(s, s)
-        series = self.polynomial(builder, square, LOG[self.dtype])
+        series = self.polynomial(builder, square, coefficients or LOG[self.dtype])
         half = builder.fmul(builder.fmul(f, self.constant(0.5)), f)
         return s, self.fma(builder, series, square, half), half
 
-    def _log_1_plus(self, builder, f):
+    def _log_1_plus(self, builder, f, coefficients=None):
         """log(1 + f)."""
-        s, factor, half = self._log_fraction(builder, f)
+        s, factor, half = self._log_fraction(builder, f, coefficients)
         rest = self.fma(builder, s, factor, builder.fneg(half))
         return builder.fadd(rest, f)
 
@@ -194,3 +203,116 @@ class Mathematics(Emitter):
         value = self.fma(builder, k, high, builder.fadd(value, f))
         value = self._log_cases(builder, u, value)
         return self._signed_zero(builder, x, value)
+
+    def sin(self, builder, x):
+        """Sine."""
+        r, n = self._quarter(builder, x)
+        odd = builder.trunc(n, ir.IntType(1))
+        value = builder.select(odd, self._cos(builder, r), self._sin(builder, r))
+        sign = builder.and_(builder.bitcast(x, self.integer), self._sign_bit())
+        return self._turned(builder, value, n, sign)
+
+    def cos(self, builder, x):
+        """Cosine."""
+        r, n = self._quarter(builder, x)
+        odd = builder.trunc(n, ir.IntType(1))
+        value = builder.select(odd, self._sin(builder, r), self._cos(builder, r))
+        n = builder.add(n, self.whole(1))
+        return self._turned(builder, value, n, self.whole(0))
+
+    def _quarter(self, builder, x):
+        """|x| = n pi/2 + r, |r| <= pi/4: r, and n in the low bits of an integer.
+
+        In float64 (Cody and Waite): products of n < 2**20 by the parts are exact, and
+        so are the differences that cancel; of the others the first loss is added in.
+        """
+        single = self.dtype == "float32"
+        wide = Mathematics("float64", self.fused) if single else self
+        y = self.fabs(builder, x)
+        y = builder.fpext(y, wide.scalar) if single else y
+        y = wide._at_most(builder, y, wide.constant(2.0**50))
+        magic = wide.constant(1.5 * 2.0**52)
+        shifted = wide.fma(builder, y, wide.constant(2 / np.pi), magic)
+        n = builder.fsub(shifted, magic)
+        first, second, third, fourth = (wide.constant(-part) for part in HALF_PI)
+        r = wide.fma(builder, n, first, y)
+        next_r = wide.fma(builder, n, second, r)
+        n_bits = builder.bitcast(shifted, I64)
+        if single:
+            r = builder.fptrunc(wide.fma(builder, n, third, next_r), self.scalar)
+            n_bits = builder.trunc(n_bits, I32)
+        else:
+            lost = wide.fma(builder, n, second, builder.fsub(r, next_r))
+            r = wide.fma(builder, n, third, next_r)
+            r = builder.fadd(r, wide.fma(builder, n, fourth, lost))
+        r = self._within(builder, r, (-0.79, 0.79))  # where n is too large for all this
+        return builder.fadd(r, builder.fsub(x, x)), n_bits  # NaN for infinity
+
+    def _sin(self, builder, r):
+        square = builder.fmul(r, r)
+        p = self.polynomial(builder, square, SIN[self.dtype])
+        return self.fma(builder, builder.fmul(square, r), p, r)
+
+    def _cos(self, builder, r):
+        square = builder.fmul(r, r)
+        p = self.polynomial(builder, square, COS[self.dtype])
+        return self.fma(builder, square, p, self.constant(1.0))
+
+    def _sign_bit(self):
+        return self.whole(-1 << (8 * self.itemsize - 1))
+
+    def _turned(self, builder, value, n, sign):
+        """The value with its sign changed by `sign`, and where n is 2 or 3 modulo 4."""
+        half = builder.shl(n, self.whole(8 * self.itemsize - 2))
+        half = builder.xor(builder.and_(half, self._sign_bit()), sign)
+        bits = builder.xor(builder.bitcast(value, self.integer), half)
+        return builder.bitcast(bits, self.scalar)
+
+    def pow(self, builder, x, y):
+        """x**y, in float32 alone: 2**(y log2 |x|), the exponent in float64."""
+        wide = Mathematics("float64", self.fused)
+        # As exact as inf (beyond it every result is 0, 1 or inf), and an even integer.
+        y = self._within(builder, y, (-(2.0**32), 2.0**32))
+        power = builder.fpext(y, wide.scalar)
+        size = builder.fpext(self.fabs(builder, x), wide.scalar)
+        exponent = builder.fmul(power, self._log2_of_pow(builder, wide, size))
+        exponent = wide._within(builder, exponent, EXP2_RANGE["float32"])
+        magic = wide.constant(1.5 * 2.0**52 + 2 * self.bias)
+        shifted = builder.fadd(exponent, magic)
+        r = builder.fsub(exponent, builder.fsub(shifted, magic))
+        fraction = self._exp2_minus_1_fraction(builder, builder.fptrunc(r, self.scalar))
+        whole = builder.trunc(builder.bitcast(shifted, I64), I32)
+        value = self._scaled(builder, fraction, whole)
+        value = self._pow_sign(builder, wide, x, power, value)
+        one, zero = self.constant(1.0), self.constant(0.0)
+        at_one = builder.fcmp_ordered("==", x, one)
+        at_zero = builder.fcmp_ordered("==", y, zero)
+        return builder.select(builder.or_(at_one, at_zero), one, value)
+
+    def _log2_of_pow(self, builder, wide, size):
+        """log2 of a float64 that was a float32 >= 0, to 35 bits."""
+        k, f = wide._split_normal(builder, size)
+        log = wide._log_1_plus(builder, f, LOG_OF_POW)
+        value = wide.fma(builder, log, wide.constant(LOG2_E), k)
+        finite = builder.fcmp_ordered("<", size, wide.constant(INFINITY))
+        value = builder.select(finite, value, size)
+        zero = builder.fcmp_ordered("==", size, wide.constant(0.0))
+        return builder.select(zero, wide.constant(-INFINITY), value)
+
+    def _pow_sign(self, builder, wide, x, power, value):
+        """Minus where x is below 0 and the power is odd; NaN where it is no integer."""
+        magic = wide.constant(1.5 * 2.0**52)
+        shifted = builder.fadd(power, magic)
+        rounded = builder.fsub(shifted, magic)
+        integral = builder.fcmp_ordered("==", rounded, power)
+        parity = builder.trunc(builder.bitcast(shifted, I64), I32)
+        sign = builder.and_(
+            builder.shl(parity, self.whole(31)), builder.bitcast(x, I32)
+        )
+        sign = builder.select(integral, sign, self.whole(0))
+        bits = builder.xor(builder.bitcast(value, I32), sign)
+        below = builder.fcmp_ordered("<", x, self.constant(0.0))
+        finite = builder.fcmp_ordered(">", x, self.constant(-INFINITY))
+        real = builder.and_(builder.and_(below, finite), builder.not_(integral))
+        value = builder.bitcast(bits, self.scalar)
+        return builder.select(real, self.constant(NAN), value)

@@ -187,3 +187,5 @@ HALF_PI = (
     2.02226624871116645580e-21,
     8.47842766036889956997e-32,
 )
+# In two parts, for fused operations, which need no exact products.
+HALF_PI_FUSED = (1.5707963267948966192, 6.1232339957367658860e-17)

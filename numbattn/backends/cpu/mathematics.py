@@ -12,7 +12,16 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 
-from .coefficients import COS, HALF_PI, LOG, LOG10_OF_2, LOG_OF_2, LOG_OF_POW, SIN
+from .coefficients import (
+    COS,
+    HALF_PI,
+    HALF_PI_FUSED,
+    LOG,
+    LOG10_OF_2,
+    LOG_OF_2,
+    LOG_OF_POW,
+    SIN,
+)
 from .emitter import I32, I64, Emitter
 from .levels import Simd
 
@@ -224,29 +233,36 @@ class Mathematics(Emitter):
         """|x| = n pi/2 + r, |r| <= pi/4: r, and n in the low bits of an integer.
 
         In float64 (Cody and Waite): products of n < 2**20 by the parts are exact, and
-        so are the differences that cancel; of the others the first loss is added in.
+        so are the differences that cancel; what the others lose is added in.
         """
         single = self.dtype == "float32"
         wide = Mathematics("float64", self.fused) if single else self
-        y = self.fabs(builder, x)
+        y = self._at_most(builder, self.fabs(builder, x), self.constant(2.0**50))
         y = builder.fpext(y, wide.scalar) if single else y
-        y = wide._at_most(builder, y, wide.constant(2.0**50))
         magic = wide.constant(1.5 * 2.0**52)
         shifted = wide.fma(builder, y, wide.constant(2 / np.pi), magic)
         n = builder.fsub(shifted, magic)
-        first, second, third, fourth = (wide.constant(-part) for part in HALF_PI)
-        r = wide.fma(builder, n, first, y)
-        next_r = wide.fma(builder, n, second, r)
-        n_bits = builder.bitcast(shifted, I64)
-        if single:
-            r = builder.fptrunc(wide.fma(builder, n, third, next_r), self.scalar)
-            n_bits = builder.trunc(n_bits, I32)
+        if single:  # what is lost in float64 is nothing in float32
+            for part in HALF_PI_FUSED if self.fused else HALF_PI[:3]:
+                y = wide.fma(builder, n, wide.constant(-part), y)
+            r = builder.fptrunc(y, self.scalar)
+            n = builder.trunc(builder.bitcast(shifted, I64), I32)
         else:
-            lost = wide.fma(builder, n, second, builder.fsub(r, next_r))
-            r = wide.fma(builder, n, third, next_r)
-            r = builder.fadd(r, wide.fma(builder, n, fourth, lost))
-        r = self._within(builder, r, (-0.79, 0.79))  # where n is too large for all this
-        return builder.fadd(r, builder.fsub(x, x)), n_bits  # NaN for infinity
+            r = self._without_multiple(builder, y, n)
+            n = builder.bitcast(shifted, I64)
+        r = self._within(builder, r, (-1.0, 1.0))  # where n is too large for all this
+        return builder.fadd(r, builder.fsub(x, x)), n  # NaN for infinity
+
+    def _without_multiple(self, builder, y, n):
+        """Y - n pi/2, rounded about once."""
+        first, second, third, fourth = (self.constant(-part) for part in HALF_PI)
+        r = self.fma(builder, n, first, y)
+        low = builder.fmul(n, fourth)
+        for part in (second, third):
+            less = self.fma(builder, n, part, r)
+            lost = self.fma(builder, n, part, builder.fsub(r, less))
+            r, low = less, builder.fadd(low, lost)
+        return builder.fadd(r, low)
 
     def _sin(self, builder, r):
         square = builder.fmul(r, r)
@@ -270,6 +286,8 @@ class Mathematics(Emitter):
 
     def pow(self, builder, x, y):
         """x**y, in float32 alone: 2**(y log2 |x|), the exponent in float64."""
+        if self.dtype != "float32":
+            raise NotImplementedError("pow in float64: take the C library's")
         wide = Mathematics("float64", self.fused)
         # As exact as inf (beyond it every result is 0, 1 or inf), and an even integer.
         y = self._within(builder, y, (-(2.0**32), 2.0**32))

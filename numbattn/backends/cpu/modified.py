@@ -207,9 +207,12 @@ def check(problem: AttentionProblem, extra: np.ndarray) -> None:
     """Raise what went wrong in a user's function."""
     if not extra[STATUS]:
         return
-    named = [] if problem.score_mod is None else [problem.score_mod.name]
+    named = []
+    if problem.score_mod is not None:
+        functions: list[Any] = [part.function for part in problem.score_mod.parts]
+        named = [f"score_mod {describe(function)}" for function in functions]
     if problem.pattern is not None:
-        named.append("the mask object")
+        named.append(repr(problem.pattern))
     _raise(int(extra[STATUS]), " or ".join(named))
 
 

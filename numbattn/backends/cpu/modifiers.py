@@ -13,6 +13,7 @@ Array arguments go by address and shape.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import errors as numba_errors
+from numba.core import ir
 
 from numbattn import functions
 from numbattn.arrays import FLOAT32
@@ -256,9 +258,30 @@ def _part(part: Part, kinds: tuple[Any, ...], dtype: str, is_mask: bool) -> Any:
         ) from error
     (overload,) = made.overloads.values()
     result = types.unliteral(overload.signature.return_type)
+    _check_powers(words, overload.type_annotation)
     _check_result(words, result, is_mask)
     _compiled[known] = made
     return made
+
+
+def _check_powers(words: str, found: Any) -> None:
+    """Refuse powers of ints whose result would be an int or not, by a sign.
+
+    Compiled, 2 ** -1 of ints is 0.
+    """
+    for expression, signature in found.calltypes.items():
+        if not isinstance(expression, ir.Expr) or "fn" not in expression._kws:
+            continue
+        if expression.fn not in (operator.pow, operator.ipow):
+            continue
+        exponent = found.typemap[expression.rhs.name]
+        written = getattr(exponent, "literal_value", -1) >= 0
+        if not written and all(isinstance(x, types.Integer) for x in signature.args):
+            raise OptionError(
+                f"{words} raises an int to the power of an int (line "
+                f"{expression.loc.line}), which is an int or not by its sign; make the "
+                "base a float, as in 2.0 ** -h"
+            )
 
 
 def _check_result(words: str, result: Any, is_mask: bool) -> None:

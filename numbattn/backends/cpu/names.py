@@ -93,12 +93,9 @@ def _fast(name: str, original: Any) -> Callable[..., Any]:
 
     def lower(context, builder, sig, values):  # type: ignore[no-untyped-def]
         number = _number(sig.args[0])
-        emit = getattr(_mathematics(number), name, None)
-        if emit is not None and number in (types.float32, types.float64):
-            found = emit(builder, *values)
-            if found is not None:
-                return found
-        return _original(original)(context, builder, sig, values)
+        if (name, number) == ("pow", types.float64):  # 4 units would take a longer log
+            return _original(original)(context, builder, sig, values)
+        return getattr(_mathematics(number), name)(builder, *values)
 
     return lower
 
@@ -212,6 +209,13 @@ def _cast_rule(kind: Any) -> Rule:
     return rule
 
 
+def _single(context, builder, sig, values):  # type: ignore[no-untyped-def]
+    """To float32, and a score of float64 back."""
+    (given,) = sig.args
+    rounded = convert(context, builder, values[0], given, types.float32)
+    return convert(context, builder, rounded, types.float32, sig.return_type)
+
+
 def _cast(context, builder, sig, values):  # type: ignore[no-untyped-def]
     (given,) = sig.args
     if isinstance(_number(given), types.Float) and sig.return_type == types.boolean:
@@ -242,13 +246,6 @@ def _round(context, builder, sig, values):  # type: ignore[no-untyped-def]
     if isinstance(sig.args[0], types.Integer):
         return values[0]
     return _rounded("rint")(context, builder, sig, values)
-
-
-def _power_rule(*args: Any) -> Any:
-    """Of ints an int, as Python's for exponents of 0 and more."""
-    if len(args) == 2 and all(isinstance(x, types.Integer) for x in args):
-        return signature(types.int64, types.int64, types.int64)
-    return _floats(2)(*args)
 
 
 class _ScorePower(AbstractTemplate):  # type: ignore[misc]
@@ -321,6 +318,19 @@ def _log(context, builder, sig, values):  # type: ignore[no-untyped-def]
     return found[0] if len(found) == 1 else builder.fdiv(*found)
 
 
+def _of_ufunc(name: str, function: np.ufunc) -> Any:
+    """A function of numbers, by Numba's code for NumPy's."""
+    count = function.nin
+    numbers = "d" * count
+    if f"{numbers}->?" in function.types:
+        rule = _floats(count, types.boolean)
+    elif f"{numbers}->d" in function.types:
+        rule = _floats(count)
+    else:  # of ints, of several results, or unknown to Numba
+        return function
+    return _named(name, rule, _original(function))
+
+
 @cache
 def modules() -> dict[ModuleType, ModuleType]:
     """The namespaces that stand for `math` and `numpy`."""
@@ -338,7 +348,7 @@ def modules() -> dict[ModuleType, ModuleType]:
         numpy[_IN_NUMPY.get(name, name)] = maths[name]
     maths["log"] = numpy["log"] = _named("log", _log_rule, _log)
     maths["pow"] = _named("pow", _floats(2), _fast("pow", math.pow))
-    numpy["power"] = _named("power", _power_rule, _fast("pow", operator.pow))
+    numpy["power"] = _named("power", _floats(2), _fast("pow", math.pow))
     for name in _TESTS:
         test = _named(name, _floats(1, types.boolean), _original(getattr(math, name)))
         maths[name] = numpy[name] = test
@@ -348,7 +358,8 @@ def modules() -> dict[ModuleType, ModuleType]:
         numpy[name] = _named(name, _floats(1), lower)
     numpy["rint"] = _named("rint", _floats(1), _rounded("rint"))
     for name, kind in _CASTS.items():
-        numpy[name] = _named(name, _cast_rule(kind), _cast)
+        lower = _single if kind == types.float32 else _cast
+        numpy[name] = _named(name, _cast_rule(kind), lower)
     absolute = _named("abs", rule(1, 1), _absolute)
     numpy |= {
         "abs": absolute,
@@ -360,6 +371,9 @@ def modules() -> dict[ModuleType, ModuleType]:
         "where": _named("where", _where_rule, _where),
         "clip": _named("clip", rule(3, 3), _clip),
     }
+    for name, found in vars(np).items():
+        if isinstance(found, np.ufunc):
+            numpy.setdefault(name, _of_ufunc(name, found))
     plain = {
         "abs": absolute,
         "max": _named("max", rule(2, most), _select(">")),
@@ -368,7 +382,7 @@ def modules() -> dict[ModuleType, ModuleType]:
         "int": _named("int", _cast_rule(types.int64), _cast),
         "bool": _named("bool", _cast_rule(types.boolean), _cast),
         "round": _named("round", _round_rule, _round),
-        "pow": _named("pow", _power_rule, _fast("pow", operator.pow)),
+        "pow": _named("pow", _floats(2), _fast("pow", math.pow)),
     }
     return {
         math: namespace(**maths),

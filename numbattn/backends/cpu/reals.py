@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import (
     intrinsic,
@@ -62,6 +63,14 @@ def convert(context: Any, builder: Any, value: Any, kind: Any, to: Any) -> Any:
     kind, to = (
         x.number if isinstance(x, Real) else types.unliteral(x) for x in (kind, to)
     )
+    if isinstance(kind, types.Float) and isinstance(to, types.Integer):
+        # of NaN, and beyond the range, LLVM's own conversion may give anything, which
+        # could pass the check of an index; this one gives 0, the lowest, the highest
+        result = context.get_value_type(to)
+        name = f"llvm.fptosi.sat.i{to.bitwidth}.f{kind.bitwidth}"
+        function = ir.FunctionType(result, [value.type])
+        found = cgutils.get_or_insert_function(builder.module, function, name)
+        return builder.call(found, [value])
     return context.cast(builder, value, kind, to)
 
 

@@ -19,10 +19,11 @@ FULL = 1 << 30  # on the end of a block's hull: all rows attend all of its keys
 
 
 @intrinsic
-def _call_tile(  # type: ignore[no-untyped-def]
+def call_tile(  # type: ignore[no-untyped-def]
     typingctx, where, scores, outer, inner, pitch, b, h, q_idx, kv_idx, row, factor,
     arguments, status,
 ):  # fmt: skip
+    """Call a tile function by its address; `status` tells what went wrong."""
     slots = types.CPointer(types.int64)
     passed = (scores, *(types.int64,) * 8, scores.dtype, slots, slots)
 
@@ -54,7 +55,7 @@ def change(  # type: ignore[no-untyped-def]
     `q_idx`, `kv_idx` and `row` are those of the block's first score, within the
     problem; a score_mod's results are multiplied by `factor`.
     """
-    _call_tile(
+    call_tile(
         extra[which], scores, outer, inner, pitch, lead[at, BATCH], lead[at, HEAD],
         q_idx + extra[FIRST_KEY], kv_idx + extra[FIRST_KEY], row + extra[FIRST_ROW],
         factor, extra[which + 1], address(extra, STATUS),

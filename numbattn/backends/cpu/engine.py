@@ -18,6 +18,7 @@ from . import (
     decode,
     few_rows,
     fused,
+    hulls,
     matrix,
     modified,
     panels,
@@ -29,7 +30,9 @@ from . import (
 from .layout import LEAD_BYTES, LINE, SHORT_ROWS
 from .levels import chosen
 
-MODULES = (scores, panels, few_rows, weights, softmax, attention, decode)  # of kernels
+MODULES = (
+    scores, panels, few_rows, weights, softmax, attention, decode, hulls,
+)  # of kernels  # fmt: skip
 
 
 def run(

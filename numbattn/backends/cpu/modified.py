@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from numbattn.backends import Execution
 from numbattn.errors import OptionError
 from numbattn.functions import describe
 from numbattn.masks import blocks as mask_blocks
+from numbattn.masks.leaves import FromArray
 from numbattn.problem import AttentionProblem
 
+from . import hulls, launch
 from .changes import FIRST_KEY, FIRST_ROW, FULL, HIDE, MODIFY, OUTSIDE, SLOTS, STATUS
 from .layout import BATCH, BLOCKS, HEAD, POSITION, SHORT_ROWS
+from .levels import chosen
 
 _NO_SLOTS = np.zeros(SLOTS, np.int64)
 _NO_BLOCKS = np.zeros((0, 2), np.int32)
 
 
+EVALUATION_FLOPS = 8.0  # of a score that a mask's function is asked about
 BLOCK_BYTES = 48  # of a block of a mask, with what is made of it on the way
 KEPT, KEPT_BYTES = 8, 1 << 20  # of a mask object
 _memory: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
@@ -154,7 +160,7 @@ def _blocks(
     for target, (b, h, q_offset) in zip(table, kinds, strict=True):
         found = mask_blocks.blocks(
             pattern, rows + problem.first_row, keys + problem.first_key,
-            int(q_offset), int(b), int(h), _evaluated,
+            int(q_offset), int(b), int(h), partial(_evaluated, problem.acc_dtype),
         )  # fmt: skip
         target[:, 0] = found.first.ravel()
         target[:, 1] = found.last.ravel()
@@ -165,23 +171,38 @@ def _blocks(
 
 
 def _evaluated(
-    leaf: Any, rows: np.ndarray, keys: np.ndarray, q_offset: int, b: int, h: int
+    dtype: np.dtype[Any],
+    leaf: Any,
+    rows: np.ndarray,
+    keys: np.ndarray,
+    q_offset: int,
+    b: int,
+    h: int,
 ) -> mask_blocks.Blocks:
     """What the blocks of a user's mask function are, by compiled code."""
+    if isinstance(leaf, FromArray):
+        return mask_blocks.by_pieces(leaf, rows, keys, q_offset, b, h)
     from . import modifiers
 
     modifier = modifiers.of_mask(leaf)
     slots, kept = modifiers.packed(modifier.parts)
-    shape = len(rows) - 1, len(keys) - 1
-    first, last = np.empty(shape, np.int32), np.empty(shape, np.int32)
-    full, status = np.empty(shape, np.bool_), np.zeros(1, np.int64)
-    widest = int(np.diff(keys).max(initial=0))
-    some, every = np.empty(widest, np.bool_), np.empty(widest, np.bool_)
-    modifiers.hulls(modifier)(
-        rows, keys, b, h, q_offset, some, every, first, last, full, slots, status
-    )
+    tile = modifiers.tile(modifier, modifiers.ROWS, dtype.name)
+    tasks, columns = len(rows) - 1, len(keys) - 1
+    height, width = (int(np.diff(x).max(initial=0)) for x in (rows, keys))
+    flops = EVALUATION_FLOPS * float(rows[-1] - rows[0]) * float(keys[-1] - keys[0])
+    how = Execution(num_threads=1)
+    workers = launch.workers(how, tasks, flops)
+    first, last = (np.empty((tasks, columns), np.int32) for _ in range(2))
+    full, status = np.empty((tasks, columns), np.bool_), np.zeros(1, np.int64)
+    scratch = np.empty((workers, (height + 2) * width), dtype)
+    arguments = (
+        rows, keys, tile, slots.__array_interface__["data"][0], b, h, q_offset, scratch,
+        first, last, full, status,
+    )  # fmt: skip
+    kernel = hulls.kernel(dtype.name, chosen())
+    launch.run(kernel, arguments, workers, tasks, flops, 1, how)
     del kept  # alive until here
-    _raise(int(status[0]), describe(leaf.function))
+    _raise(int(status[0]), f"f of masks.from_function {describe(leaf.function)}")
     return mask_blocks.Blocks(first, last, full)
 
 

@@ -30,11 +30,10 @@ from numbattn.masks import And, Leaf, Mask, Not, Or
 
 from . import launch, names
 from .arguments import Argument, no_flag, put_score, reader, score_at, slots_of
-from .pointers import address, advance, peek, poke
+from .pointers import advance, peek, poke
 from .reals import Real, as_number, as_score
 
 COLUMNS, ROWS = "columns", "rows"  # queries, or keys, side by side
-_HULL = "hull"
 
 _compiled: dict[Hashable, Any] = {}
 _TELLING = (
@@ -63,38 +62,6 @@ def tile(
             put_score(line, c, x)
     if peek(flag, 0) != 0:
         poke(status, 0, 1)
-"""
-_HULLS = """
-def hulls(
-    rows, keys, b, h, q_offset, some, every, first, last, full, arguments, status
-):
-    flag = no_flag()
-    arguments = address(arguments, 0)
-{reads}
-    for top in range(rows.shape[0] - 1):
-        for block in range(keys.shape[0] - 1):
-            begin, width = keys[block], keys[block + 1] - keys[block]
-            for c in range(width):
-                some[c], every[c] = False, True
-            for row in range(rows[top], rows[top + 1]):
-                q = q_offset + row
-                for c in range(width):
-                    k = begin + c
-                    seen = {value}
-                    some[c] |= seen
-                    every[c] &= seen
-            low, high, whole = 0, 0, True
-            while low < width and not some[low]:
-                low += 1
-            for c in range(low, width):
-                if some[c]:
-                    high = c + 1
-            for c in range(low, high):
-                whole = whole and every[c]
-            first[top, block], last[top, block] = low, max(low, high)
-            full[top, block] = whole
-    if peek(flag, 0) != 0:
-        status[0] = 1
 """
 _PLACES = {
     COLUMNS: "q, k, row = q_idx + c, kv_idx + o, i + c",
@@ -190,17 +157,8 @@ def packed(parts: Sequence[Part]) -> tuple[np.ndarray, list[Any]]:
 
 def tile(modifier: Modifier, orientation: str, dtype: str) -> int:
     """The address of the loop over a block of scores; compiled where it is new."""
-    return int(_found(modifier, orientation, dtype)[0])
-
-
-def hulls(modifier: Modifier) -> Any:
-    """The function that finds what the blocks of a mask are; see `_HULLS`."""
-    return _found(modifier, _HULL, "float32")[1]
-
-
-def _found(modifier: Modifier, what: str, dtype: str) -> tuple[int, Any]:
     key = (
-        what,
+        orientation,
         dtype,
         modifier.expression,
         tuple(
@@ -220,8 +178,8 @@ def _found(modifier: Modifier, what: str, dtype: str) -> tuple[int, Any]:
         with launch.compiling():
             found = _compiled.get(key)
             if found is None:
-                found = _compiled[key] = _compile(modifier, what, dtype)
-    return found
+                found = _compiled[key] = _compile(modifier, orientation, dtype)
+    return int(found[0])
 
 
 def _inlined(function: Any) -> Any:
@@ -337,18 +295,18 @@ def _complaint(words: str, error: Exception) -> str:
     return f"{words} cannot be compiled{at}: {why}. {_ALLOWED}"
 
 
-def _compile(modifier: Modifier, what: str, dtype: str) -> tuple[int, Any]:
+def _compile(modifier: Modifier, orientation: str, dtype: str) -> tuple[int, Any]:
+    """The address of a tile function, and what has to be kept for it."""
     is_mask = bool(modifier.expression)
-    number = getattr(types, dtype)
+    score, number = Real(dtype), getattr(types, dtype)
     scalar = np.dtype(dtype).type
     scope: dict[str, Any] = {
-        "no_flag": no_flag, "address": address, "advance": advance, "peek": peek,
-        "poke": poke, "score_at": score_at, "put_score": put_score,
-        "as_score": as_score, "as_number": as_number, "minus_infinity": scalar(-np.inf),
+        "no_flag": no_flag, "advance": advance, "peek": peek, "poke": poke,
+        "score_at": score_at, "put_score": put_score, "as_score": as_score,
+        "as_number": as_number, "minus_infinity": scalar(-np.inf),
         "lowest": np.finfo(dtype).min, "__name__": __name__,
     }  # fmt: skip
     reads, calls, at = ["    pass"], [], 0
-    score = Real(dtype)
     for number_of, part in enumerate(modifier.parts):
         kinds = tuple(_typed(_kind(x), score, part.checked) for x in part.args)
         scope[f"f{number_of}"] = _part(part, kinds, dtype, is_mask)
@@ -361,44 +319,24 @@ def _compile(modifier: Modifier, what: str, dtype: str) -> tuple[int, Any]:
             at += slots_of(kind)
         calls.append(f"f{number_of}({', '.join(passed)})")
     if is_mask:
-        seen = modifier.expression.format(*calls)
-        value = f"            x = x if {seen} else minus_infinity"
+        steps = [f"x = x if {modifier.expression.format(*calls)} else minus_infinity"]
     else:
-        seen = ""
         steps = [f"s = as_score(as_number({call}, x))" for call in calls]
         steps = ["s = as_score(x)", *steps, "y = as_number(s, x)", "x = y * factor"]
         # a finite score stays finite in units of log2
         steps.append("x = lowest if x < lowest and y > minus_infinity else x")
-        value = "\n".join(f"            {step}" for step in steps)
-    integer, pointer = types.int64, types.CPointer
-    if what == _HULL:
-        source, name = _HULLS.format(reads="\n".join(reads), value=seen), "hulls"
-        edges = types.Array(integer, 1, "C", readonly=True)
-        flags, table = (
-            types.Array(types.boolean, 1, "C"),
-            types.Array(types.int32, 2, "C"),
-        )
-        signature = types.void(
-            edges, edges, *(integer,) * 3, flags, flags, table, table,
-            types.Array(types.boolean, 2, "C"), *(types.Array(integer, 1, "C"),) * 2,
-        )  # fmt: skip
-    else:
-        source, name = (
-            _TILE.format(
-                reads="\n".join(reads),
-                value=value,
-                places=f"            {_PLACES[what]}",
-            ),
-            "tile",
-        )
-        slots = pointer(integer)
-        signature = types.void(
-            pointer(number), *(integer,) * 8, number, slots, slots
-        )  # fmt: skip
-    exec(compile(source, f"<numbattn {name}>", "exec"), scope)
-    called = {"no_cpython_wrapper": what != _HULL, "no_cfunc_wrapper": True}
-    made = numba.njit(error_model="numpy", nogil=True, **called)(scope[name])
-    made.compile(signature)
+    source = _TILE.format(
+        reads="\n".join(reads),
+        value="\n".join(f"            {step}" for step in steps),
+        places=f"            {_PLACES[orientation]}",
+    )
+    exec(compile(source, "<numbattn tile>", "exec"), scope)
+    integer, slots = types.int64, types.CPointer(types.int64)
+    places = types.CPointer(number), *(integer,) * 8, number, slots, slots
+    made = numba.njit(
+        error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(scope["tile"])
+    made.compile(types.void(*places))
     (overload,) = made.overloads.values()
     address_of = overload.library.get_pointer_to_function
     return int(address_of(overload.fndesc.llvm_func_name)), made

@@ -70,6 +70,8 @@ FUNCTIONS: dict[str, Any] = {
         math.sin(i * 0.1) + math.cos(s) + math.atan2(s, 1.0) + math.hypot(s, 2)
         + np.tan(s * 0.1) + np.arctan(s)
     ),
+    "infinity as text": lambda s, b, h, i, j: s if i >= j else -float("inf"),
+    "membership": lambda s, b, h, i, j: s * 2 if (i - j) in (1, 2, 5) else s,
     "erf": lambda s, b, h, i, j: math.erf(s),
     "floor division and remainder": lambda s, b, h, i, j: s // 0.5 + s % 0.3 + j % 3,
     "divmod": lambda s, b, h, i, j: divmod(i, 3)[1] * s,

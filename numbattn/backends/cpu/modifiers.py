@@ -288,7 +288,10 @@ def _complaint(words: str, error: Exception) -> str:
     call = next((line[4:] for line in lines if line.startswith(">>> ")), "")
     telling = [line for line in lines if any(x in line.lower() for x in _TELLING)]
     why = (telling or lines or ["no reason given"])[0][:300]
-    if call.startswith("getitem"):
+    if "cannot be determined" in why:
+        why = "the type of a variable is unclear; if it is assigned within an "
+        why += "expression (:=), assign it before"
+    elif call.startswith("getitem"):
         why = "an index has to be an int for each axis, at most: int(x) makes one"
     elif call:
         why = f"there is no {call[:300]}"

@@ -17,10 +17,12 @@ README = (ROOT / "README.md").read_text()
 PAGES = [
     "README.md",
     "docs/from-scores-to-attention.md",
+    "docs/gallery.md",
     "docs/kv-cache.md",
     "docs/masks.md",
     "docs/memory.md",
     "docs/porting-from-pytorch.md",
+    "docs/score-functions.md",
 ]
 """Pages of which every Python block is run, from top to bottom."""
 

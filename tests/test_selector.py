@@ -18,7 +18,14 @@ import numpy as np
 import pytest
 
 import numbattn
-from numbattn import BackendUnavailableError, OptionError, config, selector
+from numbattn import (
+    BackendUnavailableError,
+    OptionError,
+    config,
+    masks,
+    score_mods,
+    selector,
+)
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -357,6 +364,39 @@ def test_explain() -> None:
     assert "not part of this version" in found.others["cuda"]
     for words in ("attention on backend 'reference'", "not chosen", "blocks of 5 quer"):
         assert words in str(found)
+
+
+def test_explain_tells_of_functions_and_masks(backend: str) -> None:
+    query = np.zeros((4, 20, 8), np.float32)
+
+    def halved(score, b, h, q_idx, kv_idx):
+        return score / 2
+
+    window = masks.sliding_window(2, 0) | masks.prefix(1)
+    options = {"mask": window, "backend": backend}
+    found = numbattn.explain(query, query, query, score_mod=halved, **options)
+    assert found.plan["score_mod"] == "halved"
+    assert found.plan["mask object"] == "(sliding_window(2, 0) | prefix(1))"
+    composed = score_mods.softcap(2.0) @ score_mods.alibi(4)
+    lines = str(
+        numbattn.explain(query, query, query, score_mod=composed, **options)
+    ).splitlines()
+    said = {line.strip().partition("  ")[0]: line for line in lines}
+    assert said["score_mod"].endswith("  softcap @ alibi")
+    assert said["mask object"].endswith("  (sliding_window(2, 0) | prefix(1))")
+
+
+def test_explain_is_silent_on_what_is_not_given(backend: str) -> None:
+    query = np.zeros((20, 8), np.float32)
+    seen = np.ones((20, 20), bool)
+    found = numbattn.explain(query, query, mask=seen, backend=backend)
+    assert not {"score_mod", "mask object"} & set(found.plan)
+
+
+def test_explain_says_of_a_function_what_the_call_would(backend: str) -> None:
+    query = np.zeros((20, 8), np.float32)
+    with pytest.raises(OptionError, match="takes 1 arguments; it is called with 5"):
+        numbattn.explain(query, query, score_mod=lambda score: score, backend=backend)
 
 
 def test_explain_says_who_chose(monkeypatch: pytest.MonkeyPatch) -> None:

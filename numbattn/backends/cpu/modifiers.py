@@ -30,6 +30,7 @@ from numbattn.masks import And, Leaf, Mask, Not, Or
 
 from . import launch, names
 from .arguments import Argument, no_flag, put_score, reader, score_at, slots_of
+from .division import Compiler
 from .pointers import advance, peek, poke
 from .reals import Real, as_number, as_score
 
@@ -190,6 +191,7 @@ def _inlined(function: Any) -> Any:
         no_cfunc_wrapper=True,
         forceinline=True,
         nogil=True,
+        pipeline_class=Compiler,
     )(function)
 
 
@@ -210,6 +212,12 @@ def _part(part: Part, kinds: tuple[Any, ...], dtype: str, is_mask: bool) -> Any:
         made.compile(signature)
     except numba_errors.NumbaError as error:
         raise OptionError(_complaint(words, error)) from None
+    except AttributeError as error:
+        name = error.name
+        raise OptionError(
+            f"{words} cannot be compiled: {name!r} is none of the functions of numbers "
+            f"in math and numpy. {_ALLOWED}"
+        ) from error
     except Exception as error:  # the compiler's own faults are no better for the user
         raise OptionError(
             f"{words} cannot be compiled: {type(error).__name__}: {error}"
@@ -288,6 +296,7 @@ def _complaint(words: str, error: Exception) -> str:
     call = next((line[4:] for line in lines if line.startswith(">>> ")), "")
     telling = [line for line in lines if any(x in line.lower() for x in _TELLING)]
     why = (telling or lines or ["no reason given"])[0][:300]
+    why = why.replace("of type Module(<module 'namespace'>)", "of math or numpy")
     if "cannot be determined" in why:
         why = "the type of a variable is unclear; if it is assigned within an "
         why += "expression (:=), assign it before"

@@ -280,6 +280,8 @@ def round_number(context, builder, sig, values):  # type: ignore[no-untyped-def]
 class _ScorePower(AbstractTemplate):  # type: ignore[misc]
     """``score ** exponent``; of a literal int by multiplications."""
 
+    prefer_literal = True
+
     def generic(self, args: Any, kws: Any) -> Any:
         kind = common(*args) if len(args) == 2 else None
         if kind is None:

@@ -9,6 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 
+from numbattn.masks import Mask
 from numbattn.testing import (
     LAYOUTS,
     OUT_LAYOUTS,
@@ -99,8 +100,9 @@ def test_random_cases_reach_every_option_and_dtype() -> None:
     assert {a.dtype.name for c in cases for a in c.arrays} >= set(float_dtypes())
     assert {name for c in cases for name in c.options} == {
         "scale", "softcap", "bias", "mask", "is_causal", "window_size", "q_offset",
-        "kv_lengths", "sinks",
+        "kv_lengths", "sinks", "score_mod", "score_mod_args",
     }  # fmt: skip
+    assert any(isinstance(c.options.get("mask"), Mask) for c in cases)
     strides = [s for c in cases for a in c.arrays for s in a.strides if a.size]
     assert min(strides) < 0
     assert 0 in strides

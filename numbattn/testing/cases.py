@@ -20,6 +20,7 @@ from numbattn.testing.oracle import (
     exact,
     leading_shape,
 )
+from numbattn.testing.samples import sample_functions
 
 __all__ = ["Case", "float_dtypes", "random_case", "run_case"]
 
@@ -136,6 +137,7 @@ def random_case(
     operation: str | None = None,
     dtype: str | None = None,
     work: int = WORK,
+    modified: float = 0.08,
 ) -> Case:
     """Draw a problem.
 
@@ -149,6 +151,8 @@ def random_case(
         The dtype of query, key and value by name; drawn where not given.
     work : int
         The most multiplications that the case may need.
+    modified : float
+        The share of cases that get a score_mod or a mask object, where they are small.
 
     Returns
     -------
@@ -178,7 +182,7 @@ def random_case(
     for name in ("bias", "mask"):
         if name in options and rng.random() < 0.5:
             options[name] = relayout(options[name], str(rng.choice(LAYOUTS)))
-    return Case(
+    case = Case(
         operation,
         query=arrays[0],
         key=arrays[1],
@@ -187,6 +191,9 @@ def random_case(
         return_lse=operation == "attention" and rng.random() < 0.7,
         out_layout=str(rng.choice(OUT_LAYOUTS)) if rng.random() < 0.3 else None,
     )
+    if rng.random() < modified:
+        options |= sample_functions(rng, options.get("mask"), lead, n, m)
+    return case
 
 
 def _shares(count: int) -> list[float]:

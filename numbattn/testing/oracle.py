@@ -1,8 +1,9 @@
 """The oracle: scores, weights and attention in long double, read from the rules.
 
 Nothing here is shared with :mod:`numbattn.problem` or with a backend, so that a
-misreading there cannot hide. It is written for reading: one leading index at a
-time, the visible keys of each row as one explicit range, no blocks, no tricks.
+misreading there cannot hide; of a mask object it asks what rows and keys it attends.
+It is written for reading: one leading index at a time, the visible keys of each row
+as one explicit range, no blocks, no tricks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from numbattn.masks import Mask
+from numbattn.testing.elementwise import attended_by, changed, parts_of
 
 __all__ = ["Exact", "accumulation_dtype", "exact", "result_dtype"]
 
@@ -35,7 +39,9 @@ class Exact:
     attended : (..., n, m) bool
         Whether the key takes part: not masked and a score above ``-inf``.
     magnitude : (..., n, m) longdouble
-        ``|scale| * sum_c |q_ic k_jc| + |bias_ij|``.
+        ``|scale| * sum_c |q_ic k_jc| + |bias_ij|``; by a score_mod also the change
+        of the score, and how far the result moves where the score is off by its
+        rounding errors, in units of them.
     row_magnitude : (..., n) longdouble
         The largest `magnitude` over attended keys, 0 in an empty row; the sink, where
         that is larger (S_i).
@@ -89,6 +95,8 @@ def exact(
     *,
     scale: Any = _DEFAULT,
     softcap: float | None = None,
+    score_mod: Any = None,
+    score_mod_args: tuple[Any, ...] = (),
     bias: Any = None,
     mask: Any = None,
     is_causal: bool = False,
@@ -105,7 +113,9 @@ def exact(
         Only its default scale and its value argument make a difference.
     query, key, value : array_like
         As in :func:`numbattn.attention`; `value` only for attention.
-    scale, softcap, bias, mask, is_causal, window_size, q_offset, kv_lengths, sinks
+    scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size
+        As in :func:`numbattn.attention`.
+    q_offset, kv_lengths, sinks
         As in :func:`numbattn.attention`.
 
     Returns
@@ -130,16 +140,20 @@ def exact(
     with np.errstate(over="ignore"):
         extra = extra.astype(acc).astype(LONG)
     offsets = np.asarray(lengths - n if isinstance(q_offset, str) else q_offset)
+    parts = [] if score_mod is None else parts_of(score_mod, score_mod_args, acc)
 
     found: dict[str, Array] = {}
     for at in np.ndindex(*lead):
         offset, length = (int(pick(a, at, lead, core=0)) for a in (offsets, lengths))
         visible = visible_keys(n, m, length, offset, window_size, is_causal)
-        if mask is not None:
+        place = _place(at, lead, offset)
+        if isinstance(mask, Mask):
+            visible &= attended_by(mask, n, m, place)
+        elif mask is not None:
             visible &= np.broadcast_to(pick(np.asarray(mask), at, lead), (n, m))
         q, k, *v = (pick(a, at, lead).astype(LONG) for a in arrays)
         b = None if bias is None else pick(bias, at, lead).astype(LONG)
-        one = _scores(q, k, scale, softcap, b, visible, np.finfo(acc).max)
+        one = _scores(q, k, scale, softcap, b, visible, np.finfo(acc), parts, place)
         sink = extra[at[-1] if at else 0]
         one |= _softmax(one["scores"], one["attended"], one["magnitude"], sink)
         if v:
@@ -171,6 +185,16 @@ def _nothing(
         found |= {"output": output, "output_magnitude": output}
         found["value_max"] = np.empty((*lead, 1, d_v), LONG)
     return found
+
+
+def _place(
+    at: tuple[int, ...], lead: tuple[int, ...], offset: int
+) -> tuple[int, int, int]:
+    """Return what functions get as b and h, and the position of row 0."""
+    b = 0
+    for i, size in zip(at[:-1], lead[:-1], strict=True):
+        b = b * size + i
+    return b, at[-1] if at else 0, offset
 
 
 def leading_shape(query: Array, *others: Array) -> tuple[int, ...]:
@@ -245,20 +269,26 @@ def _scores(
     softcap: float | None,
     bias: Array | None,
     visible: Array,
-    largest: Any,
+    limits: Any,
+    parts: list[Any],
+    place: tuple[int, int, int],
 ) -> dict[str, Array]:
     with np.errstate(all="ignore"):
         s = LONG(scale) * _matmul(q, k.T)
         magnitude = abs(LONG(scale)) * _matmul(abs(q), abs(k).T)
         if softcap is not None:
             s = LONG(softcap) * np.tanh(s / LONG(softcap))
+        if parts:
+            unit = LONG(limits.eps) / 2
+            s, added = changed(parts, s, magnitude, visible, place, unit)
+            magnitude = magnitude + added
         if bias is not None:
             s = s + bias
             magnitude = magnitude + abs(bias)
             # A bias of -inf masks, whatever it is added to: NaN, too, is not read.
             visible = visible & ~np.isneginf(np.broadcast_to(bias, s.shape))
         # A sum beyond the range of the accumulation dtype is an infinity there.
-        s = np.where(abs(s) > largest, np.copysign(LONG(np.inf), s), s)
+        s = np.where(abs(s) > LONG(limits.max), np.copysign(LONG(np.inf), s), s)
     s = np.where(visible, s, -np.inf)
     magnitude = np.where(visible, magnitude, 0)
     return {"scores": s, "attended": ~np.isneginf(s), "magnitude": magnitude}

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from numbattn.testing.cases import OPERATIONS, Case, float_dtypes
 from numbattn.testing.layouts import LAYOUTS, OUT_LAYOUTS, relayout
 from numbattn.testing.oracle import leading_shape
+from numbattn.testing.samples import sample_functions
 
 __all__ = ["junk", "problems"]
 
@@ -135,11 +136,15 @@ def _options(
     }
     if operation != "scores":
         choices["sinks"] = _sinks(lead[-1] if lead else 1)
-    return {
+    found = {
         name: draw(strategy)
         for name, strategy in choices.items()
         if draw(st.booleans())
     }
+    if draw(st.integers(0, 9)) == 0:  # few: each compiles
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        found |= sample_functions(rng, found.get("mask"), lead, n, m)
+    return found
 
 
 @st.composite

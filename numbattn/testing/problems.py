@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import numpy as np
 
+from numbattn import selector
 from numbattn.testing.bounds import (
     assert_lse,
     assert_output,
@@ -16,6 +18,7 @@ from numbattn.testing.bounds import (
 from numbattn.testing.calls import call
 from numbattn.testing.cases import float_dtypes
 from numbattn.testing.oracle import exact
+from numbattn.testing.registry import check, require
 
 Array = np.ndarray[Any, Any]
 OPERATIONS = ("scores", "weights", "attention")
@@ -147,3 +150,37 @@ def worst_of(used: Iterable[dict[str, float]]) -> dict[str, float]:
         for name, c in each.items():
             worst[name] = max(worst.get(name, 0.0), c)
     return worst
+
+
+def takes_functions(backend: str) -> bool:
+    """Return whether a backend takes a score_mod and mask objects at all."""
+    return hasattr(selector.load(backend), "check_functions")
+
+
+def check_of_functions(rule: int, **parameters: Any) -> Callable[..., Any]:
+    """Register a check that holds nothing where a backend takes no functions."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(backend: str, **arguments: Any) -> Any:
+            if not takes_functions(backend):
+                return {}
+            return function(backend, **arguments)
+
+        return cast("Callable[..., Any]", check(rule, **parameters)(run))
+
+    return register
+
+
+def refused(
+    error: type[Exception], words: tuple[str, ...], call: Callable[..., Any],
+    *arguments: Any, **options: Any,
+) -> None:  # fmt: skip
+    """Require that a call raises this error, with these words in its message."""
+    try:
+        call(*arguments, **options)
+    except error as caught:
+        for word in words:
+            require(word in str(caught), f"the message lacks {word!r}: {caught}")
+    else:
+        raise AssertionError(f"no {error.__name__}")

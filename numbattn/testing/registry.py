@@ -29,6 +29,9 @@ RULES = {
     "along the queries above the short limit",
     12: "sizes and offsets are 64-bit",
     13: "every element is within the error bound (numbattn.testing.bounds)",
+    14: "a score_mod is called with the score after softcap and before bias, b, h, "
+    "q_idx and kv_idx of a place, and reads its arguments as they are now",
+    15: "a mask object attends what its definition says, in every call",
 }
 """What each rule says, shortly; 1 is ONNX's own cases, which need onnx."""
 

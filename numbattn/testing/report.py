@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 
 from numbattn.errors import BackendUnavailableError, OptionError
 from numbattn.testing import (  # they register their checks
+    rules_arguments,
     rules_backend,
     rules_bits,
     rules_extremes,
+    rules_function_bits,
+    rules_functions,
     rules_half,
     rules_heads,
     rules_large,
     rules_layouts,
+    rules_masks,
     rules_memory,
     rules_options,
     rules_poison,
@@ -43,6 +47,10 @@ MODULES = (
     rules_layouts,
     rules_bits,
     rules_large,
+    rules_functions,
+    rules_arguments,
+    rules_masks,
+    rules_function_bits,
 )
 """Where the checks are."""
 

@@ -191,6 +191,47 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "return 16 * (inputs + 8 * problem.m)", "return inputs / 2",
         "estimates_its_workspace[scores]",
     ),
+    "ignores the score_mod": (
+        "p.score_mod.parts if p.score_mod is not None else ()", "()",
+        "score_mods_compose[5]",
+    ),
+    "the score_mod before softcap": (
+        "        s = (at(p.key, head, p.lead) @ query) * p.scale\n",
+        "        s = (at(p.key, head, p.lead) @ query) * p.scale\n"
+        "        s, _ = self.functions(p, head, i, 0, s)\n"
+        "        self.functions = lambda *a: (a[-1], np.zeros(p.m, bool))\n",
+        "score_mod_comes_after_softcap[softcap]",
+    ),
+    "compositions backwards": (
+        "in p.score_mod.parts if", "in p.score_mod.parts[::-1] if",
+        "score_mods_compose[30]",
+    ),
+    "b for h": (
+        "(part.function, s[None], b, h, ", "(part.function, s[None], h, b, ",
+        "score_mod_gets_its_place[b h, 0]",
+    ),
+    "rows for positions": (
+        "np.array([position + p.first_key])", "np.array([i + p.first_row])",
+        "score_mod_gets_its_place[h, 250]",
+    ),
+    "keys of the block for keys of the call": (
+        "np.arange(p.m) + p.first_key\n", "np.arange(p.m)\n",
+        "functions_keep_bits_when_iterated[5, score_mod]",
+    ),
+    "ignores the mask object": (
+        "if p.pattern is None:", "if True:", "one_mask_object[documents]",
+    ),
+    "rows of the block for rows of the call": (
+        "np.array([i + p.first_row])", "np.array([i])",
+        "cut_mask_objects_count_on[40, array]",
+    ),
+    "a mask object for the first head": (
+        "attended(b, h, row", "attended(0, 0, row", "one_mask_object[prefixes]",
+    ),
+    "functions go wrong after the call": (
+        "(problem.block(0, 1, 0, 1), (0,) * len(problem.lead), 0)", "",
+        "bad_functions_leave_out[scores]",
+    ),
     "tells no progress": (
         "execution.progress(done * area, heads * area)", "pass",
         "reports_progress[scores]",

@@ -61,6 +61,26 @@ def test_many_random_problems(backend: str, chunk: int, record_worst: Record) ->
     _run(backend, SEED + 1, chunk, HEAVY // CHUNKS, record_worst)
 
 
+def case_with_functions(rng: np.random.Generator) -> Case:
+    """A small problem with a score_mod, a mask object, or both."""
+    return random_case(rng, work=1_000_000, modified=1.0)
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_problems_with_functions(
+    backend: str, chunk: int, record_worst: Record
+) -> None:
+    _run(backend, SEED, chunk, 20, record_worst, case_with_functions)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_many_problems_with_functions(
+    backend: str, chunk: int, record_worst: Record
+) -> None:
+    _run(backend, SEED + 3, chunk, HEAVY // CHUNKS, record_worst, case_with_functions)
+
+
 def _along_keys(rng: np.random.Generator, m: int) -> Any:
     """A bias that makes a running maximum work: scores that grow, shrink or jump."""
     size = 10.0 ** rng.uniform(-1, 4)

@@ -165,6 +165,27 @@ for k in range(200):
 print("ok")
 """
 
+FUNCTIONS = """
+from numbattn.backends.cpu import levels
+from numbattn.testing import rules_functions, rules_masks
+from numbattn.testing.problems import batch, held, inputs
+from numbattn.testing.rules_arguments import of_dtype, rank_2
+
+assert levels.chosen().name == {forced!r}
+few = ("scores", "attention")
+for n in (7, 40):
+    arrays = inputs("float32", n=n, m=37)
+    held("cpu", arrays, few, score_mod=rules_functions.tenth)
+    held("cpu", arrays, few, score_mod=rules_functions.hides, score_mod_args=(3,))
+    for dtype in ("uint8", "float64", "bool"):
+        table = of_dtype(dtype, (n, 37))
+        held("cpu", arrays, few, score_mod=rank_2, score_mod_args=(table,))
+    for kind in ("prefixes", "documents", "dilated", "array", "function"):
+        mask = rules_masks.kinds(n, 37)[kind]
+        held("cpu", batch("float32", n=n, m=37, d=9), few, mask=mask)
+print("ok")
+"""
+
 FULL = """
 from numbattn.backends.cpu import levels
 from numbattn.testing import check_backend
@@ -188,6 +209,11 @@ def run_forced(code: str, forced: str) -> None:
 def test_a_forced_width_is_right(forced: str) -> None:
     """Scores and attention in float32; the kernels of a width take 8 s to compile."""
     run_forced(SMALL, forced)
+
+
+@pytest.mark.parametrize("forced", FORCED)
+def test_functions_and_mask_objects_are_right_on_a_forced_width(forced: str) -> None:
+    run_forced(FUNCTIONS, forced)
 
 
 @pytest.mark.heavy

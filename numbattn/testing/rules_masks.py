@@ -268,6 +268,22 @@ def mask_objects_own_their_arrays(backend: str, operation: str) -> None:
     assert_same_bits(got, want, operation)
 
 
+def above_one(b: Any, h: Any, q_idx: Any, kv_idx: Any, table: Any) -> Any:
+    """Compare with a number that float32 does not tell from those of the table."""
+    return table[kv_idx] > 1.0
+
+
+@check_of_functions(15, dtype=("float32", "float64"))
+def floats_of_a_mask_are_double(backend: str, dtype: str) -> None:
+    """Whatever the call's dtype, a mask object means what `materialize` shows."""
+    table = 1 + np.resize([1e-12, 0, -1e-12], M)
+    mask = masks.from_function(above_one, (table,))
+    for n in SEVERAL:
+        got = call("scores", backend, *inputs(dtype, n=n, m=M)[:2], mask=mask)
+        want = mask.materialize(n, M)
+        require(np.array_equal(got != -np.inf, want), f"n = {n}: other keys are hidden")
+
+
 def beyond(b: Any, h: Any, q_idx: Any, kv_idx: Any, table: Any) -> Any:
     """Read at the key."""
     return table[kv_idx]

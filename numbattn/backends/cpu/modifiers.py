@@ -310,7 +310,7 @@ def _complaint(words: str, error: Exception) -> str:
 def _compile(modifier: Modifier, orientation: str, dtype: str) -> tuple[int, Any]:
     """The address of a tile function, and what has to be kept for it."""
     is_mask = bool(modifier.expression)
-    score, number = Real(dtype), getattr(types, dtype)
+    number = getattr(types, dtype)
     scalar = np.dtype(dtype).type
     scope: dict[str, Any] = {
         "no_flag": no_flag, "advance": advance, "peek": peek, "poke": poke,
@@ -319,9 +319,12 @@ def _compile(modifier: Modifier, orientation: str, dtype: str) -> tuple[int, Any
         "lowest": np.finfo(dtype).min, "__name__": __name__,
     }  # fmt: skip
     reads, calls, at = ["    pass"], [], 0
+    # a mask's floats are float64 whatever the call's dtype, as `materialize` has them
+    inside = "float64" if is_mask else dtype
+    score = Real(inside)
     for number_of, part in enumerate(modifier.parts):
         kinds = tuple(_typed(_kind(x), score, part.checked) for x in part.args)
-        scope[f"f{number_of}"] = _part(part, kinds, dtype, is_mask)
+        scope[f"f{number_of}"] = _part(part, kinds, inside, is_mask)
         passed = list(part.leading)
         for place, kind in enumerate(kinds):
             name = f"a{number_of}_{place}"

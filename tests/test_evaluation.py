@@ -27,6 +27,8 @@ PLAIN = [
     "score if q_idx >= kv_idx and (kv_idx < 3 or score > 0) else 0.25",
     "score * (not score > 0)",
     "score or 1.0",
+    "score if math.tanh(0.5) > score else math.exp(0.5) * (math.exp(1.0) < kv_idx)",
+    "score * (math.isfinite(0.5) != (kv_idx > 1))",
     "min(score, 0.0) + max(q_idx, kv_idx, 3)",
     "min(score, math.nan)",
     "max(math.nan, score)",

@@ -50,7 +50,12 @@ class Number(NDArrayOperatorsMixin):
         self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any
     ) -> Any:
         out = options.pop("out", inputs[:1])  # `x += y` makes a new number here
-        fits = all(isinstance(each, (Number, *PLAIN)) for each in inputs)
+        # NumPy's scalars come as arrays without axes, where they are compared
+        fits = all(
+            isinstance(each, (Number, *PLAIN))
+            or (isinstance(each, np.ndarray) and not each.ndim)
+            for each in inputs
+        )
         if method != "__call__" or options or out[0] is not inputs[0] or not fits:
             return NotImplemented
         values = [bare(each) for each in inputs]

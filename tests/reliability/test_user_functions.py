@@ -423,3 +423,9 @@ def test_an_unchecked_function_reads_what_it_likes() -> None:
     )
     want = numbattn.scores(QUERY, KEY, score_mod=ScoreMod(ahead, (rest,)), **given)
     assert np.array_equal(got, want)
+
+
+def test_an_argument_beyond_the_dtype_is_infinite(backend: str) -> None:
+    mod = ScoreMod(lambda s, b, h, q, k, t: t[k] - s, (np.full(40, 1e300),))
+    got = numbattn.scores(QUERY, KEY, score_mod=mod, backend=backend)
+    assert (got == np.inf).all()

@@ -367,3 +367,12 @@ def test_half_precision_args_are_taken() -> None:
 
 
 assert random  # captured by one of the functions above
+
+
+def test_unsigned_ints_that_no_int64_holds_are_refused() -> None:
+    most = np.array([1, 2**63], np.uint64)
+    with pytest.raises(
+        numbattn.OptionError, match=r"score_mod_args\[0\] has the element 9223"
+    ):
+        check_args((most,), "score_mod_args")
+    assert check_args((most - np.uint64(1),), "score_mod_args")

@@ -318,6 +318,13 @@ def _arg(value: Any, name: str) -> Any:
         value = array if array.ndim else _plain(array)
     elif on_device(value):
         raise DeviceArrayError(name)
+    if type(value) is np.ndarray and value.dtype.kind == "u" and value.itemsize == 8:
+        most = int(value.max(initial=0))
+        if most not in INT64:
+            raise OptionError(
+                f"{name} has the element {most}; ints are of 64 bits with a sign, up "
+                "to 2**63 - 1: pass smaller ones, or floats"
+            )
     if type(value) is np.ndarray or type(value) in (bool, float):
         return value
     if type(value) is int:

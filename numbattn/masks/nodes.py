@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -201,7 +202,38 @@ class _Node(Mask):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class And(_Node):
+class _Pair(_Node):
+    """Two masks, combined by an operator of Python's."""
+
+    left: Mask
+    right: Mask
+    sign: ClassVar[str]
+    _join: ClassVar[Any]
+    """What the operator does to bools."""
+    _of_blocks: ClassVar[Any]
+    """What it does to blocks."""
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} {self.sign} {self.right!r})"
+
+    def attended(
+        self, b: int, h: int, i: Edges, j: Edges, q_offset: int
+    ) -> NDArray[np.bool_]:
+        """Return which of some rows attend which of some keys; see `Mask`."""
+        masks = (self.left, self.right)
+        found: NDArray[np.bool_] = self._join(
+            *(mask.attended(b, h, i, j, q_offset) for mask in masks)
+        )
+        return found
+
+    def hulls(self, *call: Any) -> Blocks:
+        """Return what each block is; see `Mask`."""
+        found: Blocks = self._of_blocks(*self._hulls(*call))
+        return found
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class And(_Pair):
     """What both masks attend.
 
     Parameters
@@ -212,39 +244,24 @@ class And(_Node):
         The other one.
     """
 
-    left: Mask
-    right: Mask
-
-    def __repr__(self) -> str:
-        return f"({self.left!r} & {self.right!r})"
-
-    def attended(
-        self, b: int, h: int, i: Edges, j: Edges, q_offset: int
-    ) -> NDArray[np.bool_]:
-        """Return which of some rows attend which of some keys; see `Mask`."""
-        left = self.left.attended(b, h, i, j, q_offset)
-        return left & self.right.attended(b, h, i, j, q_offset)
+    sign = "&"
+    _join = staticmethod(operator.and_)
+    _of_blocks = staticmethod(both)
 
     @cached_property
     def split(self) -> tuple[int, int, Mask | None]:
         """The windows of both; see `Mask`."""
-        (left, right, mask), (left_2, right_2, other) = (
-            self.left.split,
-            self.right.split,
-        )
+        left, right, mask = self.left.split
+        left_2, right_2, other = self.right.split
         rest = other if mask is None else mask
         if mask is not None and other is not None:
             whole = mask is self.left and other is self.right
             rest = self if whole else And(mask, other)
         return min(left, left_2), min(right, right_2), rest
 
-    def hulls(self, *call: Any) -> Blocks:
-        """Return what each block is; see `Mask`."""
-        return both(*self._hulls(*call))
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Or(_Node):
+class Or(_Pair):
     """What one of the masks, or both, attend.
 
     Parameters
@@ -255,22 +272,9 @@ class Or(_Node):
         The other one.
     """
 
-    left: Mask
-    right: Mask
-
-    def __repr__(self) -> str:
-        return f"({self.left!r} | {self.right!r})"
-
-    def attended(
-        self, b: int, h: int, i: Edges, j: Edges, q_offset: int
-    ) -> NDArray[np.bool_]:
-        """Return which of some rows attend which of some keys; see `Mask`."""
-        left = self.left.attended(b, h, i, j, q_offset)
-        return left | self.right.attended(b, h, i, j, q_offset)
-
-    def hulls(self, *call: Any) -> Blocks:
-        """Return what each block is; see `Mask`."""
-        return either(*self._hulls(*call))
+    sign = "|"
+    _join = staticmethod(operator.or_)
+    _of_blocks = staticmethod(either)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -23,8 +23,6 @@ from .levels import chosen
 
 _NO_SLOTS = np.zeros(SLOTS, np.int64)
 _NO_BLOCKS = np.zeros((0, 2), np.int32)
-
-
 EVALUATION_FLOPS = 8.0  # of a score that a mask's function is asked about
 BLOCK_BYTES = 48  # of a block of a mask, with what is made of it on the way
 KEPT, KEPT_BYTES = 8, 1 << 20  # of a mask object
@@ -81,8 +79,9 @@ def modified(
             problem.m, pattern.stamp, row_step, group, key_step,
             problem.first_row, problem.first_key,
         )  # fmt: skip
-        if key in memory:
-            return memory[key]
+        known = memory.get(key)  # at once: another thread may clear it
+        if known is not None:
+            return known
     lead = lead.copy()
     lead[:, BATCH : HEAD + 1] = problem.indices
     extra = np.zeros(SLOTS, np.int64)

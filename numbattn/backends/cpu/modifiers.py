@@ -106,8 +106,7 @@ def of_mask(mask: Mask) -> Modifier:
         if isinstance(node, Not):
             return f"(not {write(node.operand)})"
         if isinstance(node, (And, Or)):
-            sign = "&" if isinstance(node, And) else "|"
-            return f"({write(node.left)} {sign} {write(node.right)})"
+            return f"({write(node.left)} {node.sign} {write(node.right)})"
         assert isinstance(node, Leaf)
         leading = ("b", "h", "q", "k", *(("row",) if node.by_row else ()))
         # the arrays of our own masks have been checked against the call

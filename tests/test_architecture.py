@@ -19,6 +19,7 @@ ORDER = [
     "errors",
     "limits",
     "memory",
+    "device_arrays",
     "arrays",
     "shapes",
     "functions.bytecode",
@@ -59,11 +60,11 @@ ORDER = [
     "sdpa",
 ]
 LEAVES = {
-    "errors", "limits", "memory", "arrays", "shapes", "functions.bytecode",
-    "functions.captures", "functions", "functions.places", "functions.evaluation",
-    "score_mod", "score_mods", "options", "masks.inputs", "masks.blocks", "masks.views",
-    "masks.documents", "masks.nodes", "masks.leaves", "masks.by_function", "masks",
-    "problem", "config",
+    "errors", "limits", "memory", "device_arrays", "arrays", "shapes",
+    "functions.bytecode", "functions.captures", "functions", "functions.places",
+    "functions.evaluation", "score_mod", "score_mods", "options", "masks.inputs",
+    "masks.blocks", "masks.views", "masks.documents", "masks.nodes", "masks.leaves",
+    "masks.by_function", "masks", "problem", "config",
 }  # fmt: skip
 TOOLS = {"testing", "cli", "_peers", "_timing", "__main__"}  # they use what is public
 LIBRARIES = {

@@ -30,7 +30,7 @@ def way(
 ) -> tuple[NDArray[Any] | None, Cut | None]:
     """Return the array that the backend fills itself, or the blocks to go by."""
     target = None if out is None else outputs.direct(problem, out)
-    if target is not None or (out is None and problem.dtype is problem.acc_dtype):
+    if target is not None or (out is None and problem.dtype is problem.array_dtype):
         return target, None
     left = execution.max_memory
     if left is not None:
@@ -55,7 +55,7 @@ def rounded_bytes(problem: AttentionProblem, out: Any) -> int:
 
     NumPy converts while it assigns; other objects get an array of their dtype.
     """
-    if out is None or isinstance(out, np.ndarray) or out.dtype == problem.acc_dtype:
+    if out is None or isinstance(out, np.ndarray) or out.dtype == problem.array_dtype:
         return 0
     return int(np.dtype(out.dtype).itemsize)
 
@@ -115,7 +115,7 @@ def stream_cut(
 ) -> tuple[Cut, MemoryEstimate]:
     """Return the blocks of `iter_scores`, and the bytes that it takes at a time."""
     left = execution.max_memory
-    rounded = problem.dtype.itemsize if problem.dtype != problem.acc_dtype else 0
+    rounded = problem.dtype.itemsize if problem.dtype != problem.array_dtype else 0
     if block_shape is not None:
         cut = Cut(problem.lead, *blocks.given_shape(problem, block_shape))
     else:
@@ -145,6 +145,10 @@ def admit_stream(
 ) -> Cut:
     """Return the blocks of `iter_scores`, or refuse them."""
     cut, found = stream_cut(problem, block_shape, backend, execution)
+    if problem.on_device:
+        if execution.max_memory is not None:
+            memory.require_within(found, execution.max_memory)
+        return cut
 
     def advice(room: int) -> str:
         ways = _stream_ways(problem, backend, execution, room)
@@ -206,7 +210,7 @@ def _advice(
             ways.append("out= a numpy.memmap")
     if found.copies and found.total - found.copies <= room:
         ways.append(
-            f"aligned {problem.acc_dtype} arrays, which are not copied unless out "
+            f"aligned {problem.array_dtype} arrays, which are not copied unless out "
             "overlaps them"
         )
     one = problem

@@ -33,6 +33,8 @@ class _Options(TypedDict, total=False):
     num_threads: int | None
     max_memory: int | str | None
     progress: bool | Callable[[int, int], None] | None
+    precision: Literal["float32", "tf32"] | None
+    stream: Any
 
 
 class _Softmax(_Options, total=False):
@@ -68,6 +70,8 @@ def scores(
     num_threads: int | None = None,
     max_memory: int | str | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
+    precision: Literal["float32", "tf32"] | None = None,
+    stream: Any = None,
 ) -> Any:
     r"""Return the score matrix, query times key transposed.
 
@@ -114,7 +118,8 @@ def scores(
     out : array, optional
         Where the result goes: an array of its shape and dtype with any strides, a
         `numpy.memmap`, or any object with shape, dtype and slice assignment, which
-        is written by blocks. It may overlap an input.
+        is written by blocks. It may overlap an input; not on a CUDA device, where it
+        is an array there.
     backend : str, optional
         "auto", "cpu", "cuda", "reference" or that of another package; what
         `use_backend` or `set_backend` chose unless given.
@@ -124,11 +129,16 @@ def scores(
         Bytes that the call may allocate in all, or text such as "2 GB".
     progress : bool or callable, optional
         True for a bar on stderr, or f(done, total), called in score elements.
+    precision : {"float32", "tf32"}, optional
+        The least exact arithmetic allowed; "tf32" concerns float32 on CUDA only.
+    stream : int or stream, optional
+        Of CUDA: 1, 2, an address, or a stream of Numba, CuPy, PyTorch or cuda.core.
 
     Returns
     -------
     ndarray
-        Shape (..., n, m), `out` itself where it is given. Dimensionless, in units of
+        Shape (..., n, m), `out` itself where it is given; of arrays on a CUDA device,
+        which are not copied, one of the query's library. Dimensionless, in units of
         the natural logarithm; masked entries are ``-inf``. The dtype is the inputs'
         common one; integers and bools count as float64, and float16 and bfloat16 are
         accumulated in float32 and rounded once.
@@ -167,9 +177,9 @@ def scores(
            [  4.,   8., -inf]])
     """
     return dispatch.run(
-        "scores", query, key, None, False, out,
-        scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size,
-        q_offset, kv_lengths, None, backend, num_threads, max_memory, progress,
+        "scores", query, key, None, False, out, scale, softcap, score_mod,
+        score_mod_args, bias, mask, is_causal, window_size, q_offset, kv_lengths,
+        None, backend, num_threads, max_memory, progress, precision, stream,
     )  # fmt: skip
 
 
@@ -201,6 +211,8 @@ def weights(
     num_threads: int | None = None,
     max_memory: int | str | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
+    precision: Literal["float32", "tf32"] | None = None,
+    stream: Any = None,
 ) -> Any:
     r"""Return the softmax of the scores over the keys.
 
@@ -249,7 +261,8 @@ def weights(
     out : array, optional
         Where the result goes: an array of its shape and dtype with any strides, a
         `numpy.memmap`, or any object with shape, dtype and slice assignment, which
-        is written by blocks. It may overlap an input.
+        is written by blocks. It may overlap an input; not on a CUDA device, where it
+        is an array there.
     backend : str, optional
         "auto", "cpu", "cuda", "reference" or that of another package; what
         `use_backend` or `set_backend` chose unless given.
@@ -259,6 +272,10 @@ def weights(
         Bytes that the call may allocate in all, or text such as "2 GB".
     progress : bool or callable, optional
         True for a bar on stderr, or f(done, total), called in score elements.
+    precision : {"float32", "tf32"}, optional
+        The least exact arithmetic allowed; "tf32" concerns float32 on CUDA only.
+    stream : int or stream, optional
+        Of CUDA: 1, 2, an address, or a stream of Numba, CuPy, PyTorch or cuda.core.
 
     Returns
     -------
@@ -300,9 +317,9 @@ def weights(
      [0.5 0.5 0.  0. ]]
     """
     return dispatch.run(
-        "weights", query, key, None, False, out,
-        scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size,
-        q_offset, kv_lengths, sinks, backend, num_threads, max_memory, progress,
+        "weights", query, key, None, False, out, scale, softcap, score_mod,
+        score_mod_args, bias, mask, is_causal, window_size, q_offset, kv_lengths,
+        sinks, backend, num_threads, max_memory, progress, precision, stream,
     )  # fmt: skip
 
 
@@ -378,6 +395,8 @@ def attention(
     num_threads: int | None = None,
     max_memory: int | str | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
+    precision: Literal["float32", "tf32"] | None = None,
+    stream: Any = None,
 ) -> Any:
     r"""Return softmax(scores) times value, without forming the scores.
 
@@ -430,7 +449,8 @@ def attention(
     out : array, optional
         Where the result goes: an array of its shape and dtype with any strides, a
         `numpy.memmap`, or any object with shape, dtype and slice assignment, which
-        is written by blocks. It may overlap an input.
+        is written by blocks. It may overlap an input; not on a CUDA device, where it
+        is an array there.
     backend : str, optional
         "auto", "cpu", "cuda", "reference" or that of another package; what
         `use_backend` or `set_backend` chose unless given.
@@ -440,6 +460,10 @@ def attention(
         Bytes that the call may allocate in all, or text such as "2 GB".
     progress : bool or callable, optional
         True for a bar on stderr, or f(done, total), called in score elements.
+    precision : {"float32", "tf32"}, optional
+        The least exact arithmetic allowed; "tf32" concerns float32 on CUDA only.
+    stream : int or stream, optional
+        Of CUDA: 1, 2, an address, or a stream of Numba, CuPy, PyTorch or cuda.core.
 
     Returns
     -------
@@ -485,7 +509,7 @@ def attention(
     [0.5] [2. 2.]
     """
     return dispatch.run(
-        "attention", query, key, value, return_lse, out,
-        scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size,
-        q_offset, kv_lengths, sinks, backend, num_threads, max_memory, progress,
+        "attention", query, key, value, return_lse, out, scale, softcap, score_mod,
+        score_mod_args, bias, mask, is_causal, window_size, q_offset, kv_lengths,
+        sinks, backend, num_threads, max_memory, progress, precision, stream,
     )  # fmt: skip

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .device_arrays import DeviceArray
 from .errors import BackendUnavailableError, DTypeError, ShapeError, shown
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 CONTIGUOUS_ALIGNED = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+CUDA_KINDS = (2, 13)  # of DLPack's devices: CUDA, and CUDA managed memory
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _ALLOWED = "allowed are float16, bfloat16, float32, float64, integers and bools"
 _OF = {
@@ -36,7 +38,7 @@ class DeviceArrayError(BackendUnavailableError):
     """An argument lives on a CUDA device; the selector words the complaint."""
 
 
-def describe(array: NDArray[Any]) -> str:
+def describe(array: NDArray[Any] | DeviceArray) -> str:
     """Return "a float32 array of shape (3, 4)"."""
     article = "an" if array.dtype.kind == "i" else "a"
     return f"{article} {array.dtype} array of shape {array.shape}"
@@ -100,7 +102,16 @@ def as_array(value: object, name: str) -> NDArray[Any]:
 
 def on_device(value: object) -> bool:
     """Whether it is an array on a CUDA device; a CPU tensor of PyTorch is not."""
-    return has(value, "__cuda_array_interface__")
+    if isinstance(value, (np.ndarray, np.generic)):
+        return False
+    if type(value) is DeviceArray or has(value, "__cuda_array_interface__"):
+        return True
+    if has(value, "__cuda_ndarray__"):  # all that Numba's simulator says
+        return True
+    try:
+        return value.__dlpack_device__()[0] in CUDA_KINDS  # type: ignore[attr-defined]
+    except Exception:  # there is none, or it may raise anything
+        return False
 
 
 def has(value: object, attribute: str) -> bool:
@@ -180,6 +191,41 @@ def result_dtype(
         return FLOAT32, FLOAT32
     (half,) = found.values()
     return half.newbyteorder("="), FLOAT32
+
+
+def device_dtypes(
+    arrays: Sequence[tuple[str, DeviceArray]],
+) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """Do as `result_dtype` for arrays on a device, which are not converted."""
+    found = {}
+    for name, array in arrays:
+        if array.dtype.kind in "biu":
+            raise DTypeError(
+                f"{name} is {describe(array)} on a CUDA device, where nothing is "
+                "converted; pass one of float16, bfloat16, float32 or float64: "
+                f"{name}.astype(numpy.float32) in CuPy, .to(torch.float32) in PyTorch"
+            )
+        found[name] = float_name(array.dtype, name)
+        check_layout(array, name)
+    if len(set(found.values())) > 1:
+        named = ", ".join(f"{name} is {dtype}" for name, dtype in found.items())
+        raise DTypeError(
+            f"dtypes differ: {named}. Arrays on a CUDA device are not converted; bring "
+            "them to one dtype: x.astype(dtype) in CuPy, x.to(dtype) in PyTorch"
+        )
+    dtype = arrays[0][1].dtype
+    return dtype, FLOAT64 if dtype.itemsize == 8 else FLOAT32
+
+
+def check_layout(array: DeviceArray, name: str) -> None:
+    """Check that a kernel can count in elements from its first one."""
+    item = array.itemsize
+    if array.address % item or any(step % item for step in array.strides):
+        raise DTypeError(
+            f"{name} is {describe(array)} on a CUDA device, and its elements do not "
+            f"lie at multiples of their {item} bytes (address {array.address}, strides "
+            f"{array.strides}); pass a contiguous copy"
+        )
 
 
 def ready(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:

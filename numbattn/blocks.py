@@ -49,7 +49,7 @@ def fitting(problem: AttentionProblem, budget: int, by_lead: bool) -> Cut:
     """
     n, m = max(1, problem.n), max(1, problem.m)
     width = max(1, problem.out_shape[-1] + (problem.operation == "attention"))
-    elements = budget // problem.acc_dtype.itemsize
+    elements = budget // problem.array_dtype.itemsize
     lead = problem.lead
     if by_lead:
         lead = _lead_steps(problem, max(1, elements // (n * width)))
@@ -107,7 +107,11 @@ def choose_shape(
 
 def block_bytes(part: AttentionProblem, more: int) -> int:
     """Return the bytes of a block, and of `more` for each element: its copies."""
-    return elements(part) * part.acc_dtype.itemsize + prod(part.out_shape) * more
+    each = part.array_dtype.itemsize + more
+    size = prod(part.out_shape) * each
+    if part.operation == "attention":  # the log-sum-exp
+        size += prod(part.lse_shape) * part.acc_dtype.itemsize
+    return size
 
 
 def workspace_bytes(
@@ -184,14 +188,18 @@ def write(
     wide = problem.operation == "scores"
     if not prod(problem.out_shape) and (lse is None or not lse.size):
         return
-    scratch = np.empty(elements(first(problem, cut)), problem.acc_dtype)
-    for part, place, run_so in _parts(problem, cut, execution):
+    largest = first(problem, cut)
+    scratch = np.empty(prod(largest.out_shape), problem.array_dtype)
+    lse_scratch = np.empty(
+        prod(largest.lse_shape) if lse is not None else 0, problem.acc_dtype
+    )
+    for part, place, run_so in parts(problem, cut, execution):
         lead, q0, q1, k0, k1 = place
         size, rows_here = prod(part.out_shape), prod(part.lse_shape)
         target = scratch[:size].reshape(part.out_shape)
         row_lse = None
         if lse is not None:
-            row_lse = scratch[size : size + rows_here].reshape(part.lse_shape)
+            row_lse = lse_scratch[:rows_here].reshape(part.lse_shape)
         backend.run(part, target, row_lse, run_so)
         columns = slice(k0, k1) if wide else slice(0, problem.out_shape[-1])
         with np.errstate(over="ignore", invalid="ignore"):  # 1e5 is inf in float16
@@ -210,18 +218,18 @@ def scores_by_block(
     cut: Cut,
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     """Yield (query slice, key slice, block), each block a fresh array."""
-    for part, (_, q0, q1, k0, k1), run_so in _parts(problem, cut, execution):
-        block = np.empty(part.out_shape, problem.acc_dtype)
+    for part, (_, q0, q1, k0, k1), run_so in parts(problem, cut, execution):
+        block = np.empty(part.out_shape, problem.array_dtype)
         if block.size:
             backend.run(part, block, None, run_so)
-        if problem.dtype != problem.acc_dtype:
+        if problem.dtype != problem.array_dtype:
             with np.errstate(over="ignore", invalid="ignore"):
                 block = block.astype(problem.dtype)
         yield slice(q0, q1), slice(k0, k1), block
         del block  # or it would be kept while the next one is made
 
 
-def _parts(
+def parts(
     problem: AttentionProblem, cut: Cut, execution: Execution
 ) -> Iterator[tuple[AttentionProblem, Place, Execution]]:
     """Yield each block's problem, place, and execution with the whole's progress."""

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import options
 from .arrays import (
     CONTIGUOUS_ALIGNED,
     FLOAT32,
     FLOAT64,
-    as_array,
-    fits,
+    device_dtypes,
     ready,
     result_dtype,
 )
-from .errors import OptionError
+from .device_arrays import DeviceArray
+from .errors import DTypeError, OptionError
+from .interchange import as_input
 from .masks import Mask
 from .options import UNBOUNDED
-from .problem import AttentionProblem, Operation, copying, lead_indices
+from .problem import AttentionProblem, Operation, lead_indices, unfit
 from .shapes import differ, leading
 
-_Named = list[tuple[str, NDArray[Any]]]
+_Named = list[tuple[str, Any]]
 NO_OFFSET = 0
 NO_ARGS: tuple[()] = ()
 _OUT_FLAGS = CONTIGUOUS_ALIGNED | 0x400  # NPY_ARRAY_WRITEABLE
@@ -32,8 +33,8 @@ _OUT_FLAGS = CONTIGUOUS_ALIGNED | 0x400  # NPY_ARRAY_WRITEABLE
 
 def check(
     operation: Operation,
-    query: object,
-    key: object,
+    query: Any,
+    key: Any,
     value: object = None,
     *,
     scale: object = None,
@@ -57,7 +58,7 @@ def check(
     operation : {"scores", "weights", "attention"}
         What to compute.
     query, key, value : array_like
-        The inputs; `value` for "attention" only.
+        The inputs; `value` for "attention" only. All on the host, or all on a device.
     scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size, \
 q_offset, kv_lengths, sinks
         The options of `numbattn.attention`; here a scale of None is 1/sqrt(d_k) for
@@ -73,23 +74,25 @@ q_offset, kv_lengths, sinks
     ShapeError, DTypeError, OptionError
         As the public functions say.
     DeviceArrayError
-        An array lies on a CUDA device.
+        An option lies on a CUDA device, and not the inputs; or has to be on the host.
     """
-    query = as_array(query, "query")
-    key = as_array(key, "key")
-    values = as_array(value, "value") if operation == "attention" else None
+    query = as_input(query, "query")
+    key = as_input(key, "key")
+    values = as_input(value, "value") if operation == "attention" else None
 
     # Each step has a general way and, for speed, a test whether nothing is to be done.
     dtype = acc_dtype = query.dtype
     simple = (
         (dtype is FLOAT32 or dtype is FLOAT64)
+        and type(query) is np.ndarray is type(key)
         and ready(query, dtype)
         and ready(key, dtype)
-        and (values is None or ready(values, dtype))
+        and (values is None or (type(values) is np.ndarray and ready(values, dtype)))
     )
     if not simple:
         named = _named(query, key, values)
-        dtype, acc_dtype = result_dtype(named)
+        on_device = one_place(named)
+        dtype, acc_dtype = (device_dtypes if on_device else result_dtype)(named)
     if query.ndim == 2 == key.ndim and (values is None or values.ndim == 2):
         lead: tuple[int, ...] = ()
     else:
@@ -106,7 +109,7 @@ q_offset, kv_lengths, sinks
     factor = options.scale_number(scale, d_k, acc_dtype)
     problem = AttentionProblem(
         operation, query, key, values, lead, n, m, d_k, d_v, dtype, acc_dtype, factor,
-        kv_lengths=m, n_total=n,
+        kv_lengths=m, n_total=n, halves=not simple and on_device,
     )  # fmt: skip
     if (
         softcap is not None
@@ -125,7 +128,7 @@ q_offset, kv_lengths, sinks
             window_size, q_offset, kv_lengths, sinks,
         )  # fmt: skip
     if not simple or problem.bias is not None:
-        problem = copying(problem, _unfit(problem))
+        problem = unfit(problem)
     return problem
 
 
@@ -182,9 +185,25 @@ def plain(
     )  # fmt: skip
 
 
-def _named(
-    query: NDArray[Any], key: NDArray[Any], values: NDArray[Any] | None
-) -> _Named:
+def one_place(named: Sequence[tuple[str, object]]) -> bool:
+    """Return whether arrays are on a device; refuse some there and some not."""
+    there = [name for name, array in named if type(array) is DeviceArray]
+    if len(there) in (0, len(named)):
+        return bool(there)
+    here = [name for name, _ in named if name not in there]
+    on, off = (
+        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+        for names in (there, here)
+    )
+    raise DTypeError(
+        f"{on} on a CUDA device, {off} in host memory; query, key, value and out have "
+        "to be in one place. Copy to the device by cupy.asarray(x), torch.as_tensor(x, "
+        "device='cuda') or Numba's cuda.to_device(x), or to the host by x.get() in "
+        "CuPy, x.cpu().numpy() in PyTorch, x.copy_to_host() in Numba"
+    )
+
+
+def _named(query: Any, key: Any, values: Any) -> _Named:
     named = [("query", query), ("key", key)]
     return named if values is None else [*named, ("value", values)]
 
@@ -223,26 +242,17 @@ def _with_options(
         indices = lead_indices(lead)
     elif left == UNBOUNDED == right:
         offset = 0  # checked, and without effect
+    there = problem.acc_dtype if problem.on_device else None
     return problem._replace(
         score_mod=function,
         pattern=pattern,
         indices=indices,
         softcap=options.softcap_number(softcap, problem.acc_dtype),
-        bias=options.additive(bias, (*lead, n, m)),
-        mask=options.boolean(mask, (*lead, n, m)),
+        bias=options.additive(bias, (*lead, n, m), there),
+        mask=options.boolean(mask, (*lead, n, m), problem.on_device),
         left=left,
         right=right,
         q_offset=offset,
         kv_lengths=lengths,
         sinks=options.head_sinks(sinks, lead[-1] if lead else 1, problem.acc_dtype),
     )
-
-
-def _unfit(problem: AttentionProblem) -> list[str]:
-    """Return the arrays that kernels cannot take as they lie; masks they can."""
-    return [
-        name
-        for name in ("query", "key", "value", "bias")
-        if (array := getattr(problem, name)) is not None
-        and not fits(array, problem.acc_dtype)
-    ]

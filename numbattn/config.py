@@ -19,6 +19,7 @@ from .errors import OptionError, shown
 from .memory import parse_bytes
 from .options import positive
 
+PRECISIONS = ("float32", "tf32")
 SIMD_LEVELS = ("avx512", "avx2", "neon", "sse2", "plain")
 
 
@@ -28,6 +29,7 @@ class Settings(NamedTuple):
     backend: str = "auto"
     num_threads: int | None = None
     max_memory: int | None = None
+    precision: str = PRECISIONS[0]
 
 
 _T = TypeVar("_T")
@@ -132,11 +134,23 @@ def parse(name: str, value: object, called: str | None = None) -> object:
         return positive(value, called, "threads")
     if name == "max_memory":
         return parse_bytes(value, called)
+    if name == "precision":
+        return precise(value, called)
     near = difflib.get_close_matches(name, Settings._fields, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise OptionError(
         f"there is no setting {shown(name)}{hint} There are "
         f"{', '.join(Settings._fields)}"
+    )
+
+
+def precise(value: object, called: str = "precision") -> str:
+    """Return a precision, checked."""
+    if isinstance(value, str) and value in PRECISIONS:
+        return PRECISIONS[PRECISIONS.index(value)]  # calls compare by identity
+    raise OptionError(
+        f"{called} is {shown(value)}; it has to be 'float32', or 'tf32', which allows "
+        "TF32 tensor cores for float32 on CUDA"
     )
 
 

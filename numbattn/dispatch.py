@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from . import admission, blocks, config, memory, outputs, selector
+from . import admission, blocks, config, device_calls, memory, outputs, selector
 from .arrays import DeviceArrayError, outline
 from .backends import Execution
 from .checks import NO_ARGS, NO_OFFSET, check, plain
 from .errors import BackendUnavailableError, OptionError, shown
+from .interchange import stream_number
 from .masks import Mask
 from .options import flag, positive
-from .problem import AttentionProblem, Operation, prepared
+from .problem import AttentionProblem, Operation, in_halves, prepared
 from .progress import reporting
 
 if TYPE_CHECKING:
@@ -31,25 +33,52 @@ def start(
     backend: str | None,
     num_threads: object,
     max_memory: object,
+    precision: object,
+    stream: object = None,
 ) -> tuple[AttentionProblem, Backend, Execution]:
     """Check a call and choose who runs it."""
     settings = config.current()
+    exact = settings.precision
+    if precision is not None:
+        exact = config.precise(precision)
     threads = settings.num_threads
     if num_threads is not None:
         threads = positive(num_threads, "num_threads", "threads")
     limit = settings.max_memory
     if max_memory is not None:
         limit = memory.parse_bytes(max_memory)
+    number = None if stream is None else stream_number(stream)
     try:
         problem = check(operation, *arrays, **options)
-    except DeviceArrayError as error:
-        raise selector.refuse_device(backend, str(error)) from None
+    except DeviceArrayError:
+        problem = _with_small_read(operation, arrays, options, backend)
     chosen = selector.choose(backend, problem)
+    if number is not None and not hasattr(chosen, "run_device"):
+        raise OptionError(
+            f"stream is given, and backend {chosen.name!r} has no streams: it is for "
+            "backend 'cuda'"
+        )
+    if problem.dtype is not problem.acc_dtype and getattr(chosen, "halves", False):
+        problem = in_halves(problem)
     if problem.indices is not None:
         check_functions(problem, chosen)
-    if threads is None is limit:
+    if threads is None is limit and number is None and exact is _PLAIN.precision:
         return problem, chosen, _PLAIN
-    return problem, chosen, Execution(threads, None, limit)
+    return problem, chosen, Execution(threads, None, limit, exact, number)
+
+
+def _with_small_read(
+    operation: Operation,
+    arrays: Sequence[object],
+    options: Mapping[str, Any],
+    backend: str | None,
+) -> AttentionProblem:
+    """Check a call again, with the small arrays of its options read from the device."""
+    options = device_calls.read_small(options, backend)
+    try:
+        return check(operation, *arrays, **options)
+    except DeviceArrayError as error:
+        raise selector.refuse_device(backend, str(error)) from None
 
 
 def check_functions(problem: AttentionProblem, backend: Backend) -> None:
@@ -70,6 +99,7 @@ def foresee(
     backend: str | None,
     num_threads: object,
     max_memory: object,
+    precision: object,
 ) -> tuple[AttentionProblem, Backend, Execution]:
     """Do as `start` for a call that is not made: shapes and dtypes will do."""
     query, key, value = arrays
@@ -94,7 +124,8 @@ def foresee(
             options["scale"] = 1.0
     outlined = [outline(given, name) for name, given in known.items()]
     checked = cast(Operation, operation)
-    return start(checked, outlined, options, backend, num_threads, max_memory)
+    execution = backend, num_threads, max_memory, precision
+    return start(checked, outlined, options, *execution)
 
 
 def run(
@@ -119,6 +150,8 @@ def run(
     num_threads: object,
     max_memory: object,
     progress: object,
+    precision: object,
+    stream: object,
 ) -> Any:
     """Run a call; return `out`, or (out, lse)."""
     if (
@@ -135,6 +168,8 @@ def run(
         and num_threads is None
         and max_memory is None
         and progress is None
+        and precision is None
+        and stream is None
         and score_mod_args is NO_ARGS
         and operation != "attention"
     ):
@@ -158,16 +193,20 @@ def run(
     if return_lse is not False and return_lse is not True:
         return_lse = flag(return_lse, "return_lse")
     problem, chosen, execution = start(
-        operation, arrays, options, backend, num_threads, max_memory
+        operation, arrays, options, backend, num_threads, max_memory, precision, stream
     )
+    target = None
     if out is not None:
-        outputs.check_out(problem, out)
-        problem = outputs.separate(problem, out)
+        target = outputs.check_out(problem, out)
+        problem = outputs.separate(problem, target)
+    compute: Callable[..., Any] = _compute
+    if problem.on_device:  # results are of the query's library
+        compute = functools.partial(device_calls.run, query, target)
     if progress is None or progress is False:
-        return _compute(problem, out, return_lse, chosen, execution)
+        return compute(problem, out, return_lse, chosen, execution)
     with reporting(progress, operation) as report:
         execution = execution._replace(progress=report)
-        return _compute(problem, out, return_lse, chosen, execution)
+        return compute(problem, out, return_lse, chosen, execution)
 
 
 def _at_once(
@@ -178,7 +217,11 @@ def _at_once(
     It makes the way of such a call, where Python is most of the time, 5 us shorter.
     """
     settings = config.current()
-    if settings.num_threads is not None or settings.max_memory is not None:
+    if (
+        settings.num_threads is not None
+        or settings.max_memory is not None
+        or settings.precision is not _PLAIN.precision
+    ):
         return None
     problem = plain(operation, query, key, scale, out)
     if problem is None or not admission.is_small(problem, _PLAIN_ELEMENTS):
@@ -198,7 +241,7 @@ def _compute(
     execution: Execution,
 ) -> Any:
     target, cut = None, None
-    if out is not None or problem.dtype is not problem.acc_dtype:
+    if out is not None or problem.dtype is not problem.array_dtype:
         target, cut = admission.way(problem, out, return_lse, backend, execution)
     if execution is not _PLAIN or not admission.is_small(problem):
         admission.admit(problem, out, return_lse, cut, backend, execution)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import admission, dispatch, outputs
-from .arrays import outline
+from .arrays import on_device, outline
 from .errors import OptionError
 from .memory import MemoryEstimate
 from .options import flag
@@ -44,6 +44,7 @@ def estimate_memory(
     backend: str | None = None,
     num_threads: int | None = None,
     max_memory: int | str | None = None,
+    precision: Literal["float32", "tf32"] | None = None,
 ) -> MemoryEstimate:
     """Return how many bytes a call would allocate, without making it.
 
@@ -68,7 +69,7 @@ def estimate_memory(
         As for the call, or anything with a shape and a dtype.
     block_shape : (int, int), optional
         As for `iter_scores`.
-    backend, num_threads, max_memory : optional
+    backend, num_threads, max_memory, precision : optional
         The execution options of the call. Blocks shrink to fit `max_memory`; an
         estimate above it is what the call would be refused for.
 
@@ -122,7 +123,7 @@ def estimate_memory(
     allowed = (*OPERATIONS, "iter_scores")
     arrays = query, key, value
     problem, chosen, execution = dispatch.foresee(
-        operation, allowed, arrays, options, backend, num_threads, max_memory
+        operation, allowed, arrays, options, backend, num_threads, max_memory, precision
     )
     streamed = operation == "iter_scores"
     return_lse = flag(return_lse, "return_lse")
@@ -137,10 +138,11 @@ def estimate_memory(
     if streamed:
         return admission.stream_cut(problem, block_shape, chosen, execution)[1]
     if out is not None:
-        if hasattr(out, "__setitem__"):
-            outputs.check_out(problem, out)
-            problem = outputs.separate(problem, out)
+        if on_device(out) or hasattr(out, "__setitem__"):
+            problem = outputs.separate(problem, outputs.check_out(problem, out))
         else:
             out = outline(out, "out")
-    _, cut = admission.way(problem, out, return_lse, chosen, execution)
+    cut = None
+    if not problem.on_device:
+        _, cut = admission.way(problem, out, return_lse, chosen, execution)
     return admission.estimate(problem, out, return_lse, cut, chosen, execution)

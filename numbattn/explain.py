@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import admission, config, dispatch, selector
 from .memory import MemoryEstimate, show
@@ -95,6 +95,7 @@ def explain(
     backend: str | None = None,
     num_threads: int | None = None,
     max_memory: int | str | None = None,
+    precision: Literal["float32", "tf32"] | None = None,
 ) -> Explanation:
     """Return how a call would run, without running it.
 
@@ -109,7 +110,7 @@ def explain(
         The options of `attention`; a score_mod is compiled.
     window_size, q_offset, kv_lengths, sinks : optional
         Likewise.
-    backend, num_threads, max_memory : optional
+    backend, num_threads, max_memory, precision : optional
         The execution options of `attention`.
 
     Returns
@@ -150,7 +151,14 @@ def explain(
     }
     arrays = query, key, value
     problem, chosen, execution = dispatch.foresee(
-        operation, OPERATIONS, arrays, options, backend, num_threads, max_memory
+        operation,
+        OPERATIONS,
+        arrays,
+        options,
+        backend,
+        num_threads,
+        max_memory,
+        precision,
     )
     _, cut = admission.way(problem, None, False, chosen, execution)
     found = admission.estimate(problem, None, False, cut, chosen, execution)
@@ -158,7 +166,7 @@ def explain(
         operation=problem.operation,
         axes=_axes(problem),
         backend=chosen.name,
-        reason=_reason(backend),
+        reason=_reason(backend, problem.on_device),
         others=_others(chosen.name),
         dtype=problem.dtype.name,
         acc_dtype=problem.acc_dtype.name,
@@ -185,7 +193,7 @@ def _plan(
     return plan
 
 
-def _reason(name: str | None) -> str:
+def _reason(name: str | None, on_device: bool) -> str:
     where = "in the call"
     if name is None:
         name = config.current().backend
@@ -195,7 +203,8 @@ def _reason(name: str | None) -> str:
             "default": "by default",
         }.get(source := config.origin("backend"), f"by the {source}")
     if name == selector.AUTO:
-        return f"backend='auto' {where}: the arrays are in host memory"
+        place = "on a CUDA device" if on_device else "in host memory"
+        return f"backend='auto' {where}: the arrays are {place}"
     return f"backend={name!r} {where}"
 
 

@@ -227,11 +227,35 @@ def require(
     if limit is not None and limited:
         room = min(room, limit)
         allowed = f"max_memory allows {limit} ({show(limit)}), and "
+    raise _too_much(
+        found, f"{allowed}{free} ({show(free)}) are free. {advice(room)}", free
+    )
+
+
+def require_within(found: MemoryEstimate, limit: int) -> None:
+    """Refuse a call on a device that would take more there than its `max_memory`.
+
+    What is free there only the backend knows: libraries keep memory for later.
+
+    Raises
+    ------
+    MemoryLimitError
+        More than `limit`.
+    """
+    if found.total > limit:
+        why = (
+            f"max_memory allows {limit} ({show(limit)}) on the device. Take fewer "
+            "queries at a time, or give out="
+        )
+        raise _too_much(found, why, limit)
+
+
+def _too_much(found: MemoryEstimate, why: str, free: int) -> MemoryLimitError:
+    wanted = found.total
     parts = ", ".join(f"{name} {show(size)}" for name, size in found.parts.items())
     error = MemoryLimitError(
         f"{found.operation} of shape {found.shape} on {found.backend!r} needs {wanted} "
-        f"bytes ({show(wanted)}: {parts}); {allowed}{free} ({show(free)}) are free. "
-        f"{advice(room)}"
+        f"bytes ({show(wanted)}: {parts}); {why}"
     )
     error.wanted, error.free = wanted, free
-    raise error
+    return error

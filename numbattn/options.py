@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_array, describe, float_name, once
+from .arrays import as_array, check_layout, describe, float_name, once
+from .device_arrays import DeviceArray
 from .errors import DTypeError, OptionError, ShapeError, shown
+from .interchange import as_input
 from .score_mod import ScoreMod
 
 UNBOUNDED = 2**62
@@ -285,11 +287,17 @@ def score_function(value: object, args: object) -> ScoreMod | None:
     return value
 
 
-def additive(value: object, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """Return the bias as it came, checked against the scores' shape."""
+def additive(
+    value: object, shape: tuple[int, ...], on_device: np.dtype[Any] | None
+) -> Any:
+    """Return the bias as it came, checked against the scores' shape.
+
+    `on_device` is the accumulation dtype of a call of device arrays, which may have
+    its bias there, too; None for others.
+    """
     if value is None:
         return None
-    array = as_array(value, "bias")
+    array = as_array(value, "bias") if on_device is None else as_input(value, "bias")
     if array.dtype.kind in "biu":
         hint = (
             "pass it as mask= (True = attend)"
@@ -302,14 +310,26 @@ def additive(value: object, shape: tuple[int, ...]) -> NDArray[Any] | None:
         )
     float_name(array.dtype, "bias")
     broadcasts(array, "bias", shape)
+    if isinstance(array, DeviceArray):
+        check_layout(array, "bias")
+        if array.dtype != on_device:
+            raise DTypeError(
+                f"bias is {describe(array)} on a CUDA device, where nothing is "
+                f"converted; it has to be of {on_device}, in which the scores are: "
+                f"bias.astype({str(on_device)!r}) in CuPy, bias.to(torch.{on_device}) "
+                "in PyTorch"
+            )
     return array
 
 
-def boolean(value: object, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Return the mask as it came, checked against the scores' shape."""
+def boolean(value: object, shape: tuple[int, ...], on_device: bool) -> Any:
+    """Return the mask as it came, checked against the scores' shape.
+
+    `on_device` says whether the call is of device arrays: it may be there, too.
+    """
     if value is None:
         return None
-    array = as_array(value, "mask")
+    array = as_input(value, "mask") if on_device else as_array(value, "mask")
     if array.dtype.kind != "b":
         hint = (
             "pass what is added to the scores as bias="
@@ -346,7 +366,7 @@ def head_sinks(value: object, heads: int, dtype: np.dtype[Any]) -> NDArray[Any] 
         return np.array(array, dtype, order="C")
 
 
-def broadcasts(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> None:
+def broadcasts(array: Any, name: str, shape: tuple[int, ...]) -> None:
     """Check that an array broadcasts to the scores."""
     extra = array.ndim - len(shape)
     if extra > 0 or any(

@@ -118,7 +118,7 @@ def _go(
 ) -> None:
     """Fill `out` and `lse`, so many rows at a time."""
     problem = packed.problem
-    dtype, heads = problem.acc_dtype, problem.lead
+    heads = problem.lead
     direct = None if way.scratch else outputs.direct(problem, out)
     report, done = execution.progress, 0
     areas = np.diff(packed.starts_q) * np.diff(packed.starts_k)
@@ -127,9 +127,11 @@ def _go(
         if direct is not None:
             target = direct[:, first:last]
         else:
-            target = np.empty((*heads, last - first, problem.d_v), dtype)
+            shape = (*heads, last - first, problem.d_v)
+            target = np.empty(shape, problem.array_dtype)
         # a backend takes a contiguous lse: here that of each sequence in its turn
-        flat = np.empty(0 if lse is None else heads[0] * (last - first), dtype)
+        count = 0 if lse is None else heads[0] * (last - first)
+        flat = np.empty(count, problem.acc_dtype)
         runs: list[_Run] = []
         for s, a, b in pieces:
             part = packed.sequence(s)
@@ -204,7 +206,7 @@ def _way(
     """Return how to go: where there is a scratch block, by as many rows as fit."""
     problem = packed.problem
     total = max(1, problem.n)
-    plain = problem.dtype == problem.acc_dtype
+    plain = problem.dtype == problem.array_dtype
     if out is not None:
         plain = outputs.direct(problem, out) is not None
     if plain:
@@ -222,9 +224,9 @@ def _way(
 
 def _row_bytes(problem: AttentionProblem, out: Any, return_lse: bool) -> int:
     """Return the bytes of a packed row of a scratch block, and of its copies."""
-    item = problem.acc_dtype.itemsize
-    each = item + admission.rounded_bytes(problem, out)
-    return problem.lead[0] * (problem.d_v * each + item * return_lse)
+    each = problem.array_dtype.itemsize + admission.rounded_bytes(problem, out)
+    of_lse = problem.acc_dtype.itemsize * return_lse
+    return problem.lead[0] * (problem.d_v * each + of_lse)
 
 
 def _estimate(

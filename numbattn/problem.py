@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import copy_bytes, duplicate
+from .arrays import copy_bytes, duplicate, fits
+from .device_arrays import DeviceArray
 from .masks import Mask
 from .options import UNBOUNDED
 from .score_mod import ScoreMod
@@ -17,15 +18,19 @@ from .score_mod import ScoreMod
 Operation = Literal["scores", "weights", "attention"]
 OPERATIONS: tuple[Operation, ...] = ("scores", "weights", "attention")
 _ARRAYS = ("query", "key", "value", "bias", "mask")
+_INPUTS = ("query", "key", "value")
 
 
 class AttentionProblem(NamedTuple):
     """What to compute; made by `checks.check`, never by hand.
 
-    Arrays, but those that `copies` names, are plain, native, aligned, of the
-    accumulation dtype, with strides that are multiples of the item size, and keep
-    their own leading axes: nothing is repeated to broadcast it. Query head h reads
-    key head ``h // (H_q // H_k)``.
+    Arrays, but those that `copies` names, are plain, native, aligned, with strides
+    that are multiples of the item size, and keep their own leading axes: nothing is
+    repeated to broadcast it. Query, key and value are of `array_dtype`, a bias is of
+    `acc_dtype`. Query head h reads key head ``h // (H_q // H_k)``.
+
+    Where the call is of arrays on a device, query, key and value are `DeviceArray`s;
+    bias and mask are that, or ndarrays. Everything else is on the host.
 
     Key j is attended by query i where ``q_idx - left <= j <= q_idx + right`` with
     ``q_idx = i + q_offset``, and ``j < kv_lengths``, and the mask, broadcast, is True.
@@ -49,7 +54,7 @@ class AttentionProblem(NamedTuple):
     dtype: np.dtype[Any]
     """Of the result."""
     acc_dtype: np.dtype[Any]
-    """float32 or float64: of all arrays here, and to accumulate in."""
+    """float32 or float64: to accumulate in."""
     scale: float
     """Exactly a value of `acc_dtype`, as `softcap` is."""
     softcap: float = 0.0
@@ -79,6 +84,19 @@ class AttentionProblem(NamedTuple):
     """Rows of the whole call; what is cut from it keeps the path of the whole."""
     copies: tuple[str, ...] = ()
     """Fields that are not yet as above: `prepared` copies them."""
+    halves: bool = False
+    """Whether query, key, value and result are of `dtype`, not of `acc_dtype`."""
+
+    @property
+    def array_dtype(self) -> np.dtype[Any]:
+        """Dtype of query, key and value, and of what the backend writes."""
+        return self.dtype if self.halves else self.acc_dtype
+
+    @property
+    def on_device(self) -> bool:
+        """Whether query, key and value lie on a device."""
+        query: Any = self.query
+        return type(query) is DeviceArray
 
     @property
     def copied_bytes(self) -> int:
@@ -127,7 +145,7 @@ class AttentionProblem(NamedTuple):
         """
 
         def cut(array: Any, trailing: int) -> Any:
-            if not isinstance(array, np.ndarray):
+            if not isinstance(array, (np.ndarray, DeviceArray)):
                 return array
             axes = max(0, array.ndim - trailing)
             skip = len(place) - axes
@@ -182,8 +200,30 @@ def copying(problem: AttentionProblem, names: Iterable[str]) -> AttentionProblem
     return problem._replace(copies=tuple(found)) if found else problem
 
 
+def unfit(problem: AttentionProblem) -> AttentionProblem:
+    """Return the problem with what kernels cannot take as it lies in its `copies`.
+
+    Masks they can; on a device nothing is copied.
+    """
+    names = ("bias",) if problem.on_device else (*_INPUTS, "bias")
+    found = [
+        name
+        for name in names
+        if isinstance(array := getattr(problem, name), np.ndarray)
+        and not fits(array, _copy_dtype(problem, name))
+    ]
+    return problem._replace(copies=tuple(found)) if found else problem
+
+
+def in_halves(problem: AttentionProblem) -> AttentionProblem:
+    """Return the problem for a backend that takes half precision as it comes."""
+    if problem.halves or problem.dtype is problem.acc_dtype:
+        return problem
+    return unfit(problem._replace(halves=True, copies=()))
+
+
 def prepared(problem: AttentionProblem) -> AttentionProblem:
-    """Return the problem with copies, in the accumulation dtype, of all `copies`."""
+    """Return the problem with copies, in the dtypes that it says, of all `copies`."""
     if not problem.copies:
         return problem
     made: Any = {
@@ -194,4 +234,6 @@ def prepared(problem: AttentionProblem) -> AttentionProblem:
 
 
 def _copy_dtype(problem: AttentionProblem, name: str) -> np.dtype[Any]:
-    return np.dtype(np.bool_) if name == "mask" else problem.acc_dtype
+    if name == "mask":
+        return np.dtype(np.bool_)
+    return problem.array_dtype if name in _INPUTS else problem.acc_dtype

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import api, options, selector, shapes
-from .arrays import DeviceArrayError, as_array, describe, float_name
+from .arrays import DeviceArrayError, as_array, describe, float_name, on_device
 from .errors import DTypeError, OptionError, ShapeError, shown
+from .interchange import as_input
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -113,9 +114,11 @@ def scaled_dot_product_attention(
             "bias= where it is of floats"
         )
     given = {"query": query, "key": key, "value": value}
+    there = on_device(query)
     try:
-        arrays = [(name, as_array(array, name)) for name, array in given.items()]
-        mask = None if attn_mask is None else as_array(attn_mask, "attn_mask")
+        arrays = [(name, as_input(array, name)) for name, array in given.items()]
+        read = as_input if there else as_array
+        mask = None if attn_mask is None else read(attn_mask, "attn_mask")
     except DeviceArrayError as error:
         raise selector.refuse_device(None, str(error)) from None
     if not grouped:
@@ -125,7 +128,9 @@ def scaled_dot_product_attention(
         lead = shapes.leading(arrays)
         scores = (*lead, arrays[0][1].shape[-2], arrays[1][1].shape[-2])
         taken |= _mask_option(mask, scores)
-    return api.attention(*(array for _, array in arrays), **taken)
+    if not there:
+        given = dict(arrays)
+    return api.attention(*given.values(), **taken)  # of the query's library
 
 
 def _check_heads(arrays: list[tuple[str, NDArray[Any]]]) -> None:

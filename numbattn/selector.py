@@ -29,6 +29,7 @@ GROUP = "numbattn.backends"
 """Entry-point group by which other packages offer theirs."""
 
 _HOST_BACKEND = "cpu"  # what "auto" means for arrays in host memory
+_DEVICE_BACKEND = "cuda"  # and on a device
 _NEEDED = ("name", "unavailable_reason", "run", "workspace_bytes", "plan", "describe")
 _loaded: dict[str, Backend] = {}
 
@@ -41,7 +42,7 @@ def choose(name: str | None, problem: AttentionProblem | None = None) -> Backend
     name : str or None
         What the call names; None takes the setting.
     problem : AttentionProblem, optional
-        The call. All arrays are in host memory, so "auto" is "cpu".
+        The call: "auto" goes to where its arrays are. Without one it is "cpu".
 
     Returns
     -------
@@ -53,8 +54,10 @@ def choose(name: str | None, problem: AttentionProblem | None = None) -> Backend
     OptionError
         There is no such backend.
     BackendUnavailableError
-        It cannot run; the message has the reason.
+        It cannot run, or not on arrays of a device; the message has the reason.
     """
+    if problem is not None and problem.on_device:
+        return on_device(name, "query", "run_device")
     wanted = config.current().backend if name is None else name
     # an array, which `load` is going to refuse, does not compare with a word
     actual = _HOST_BACKEND if isinstance(wanted, str) and wanted == AUTO else wanted
@@ -83,14 +86,45 @@ def _unavailable(wanted: str, actual: str, reason: str) -> NoReturn:
     )
 
 
-def refuse_device(name: str | None, argument: str) -> BackendUnavailableError:
-    """Return the complaint about an array on a CUDA device."""
+def on_device(name: str | None, argument: str, method: str) -> Backend:
+    """Return the backend for an argument on a CUDA device: one that has the method.
+
+    Raises
+    ------
+    OptionError
+        There is no such backend.
+    BackendUnavailableError
+        It cannot run, or takes arrays in host memory only.
+    """
+    wanted, backend = _of_device(name)
+    if hasattr(backend, method) and backend.unavailable_reason() is None:
+        return backend
+    raise refuse_device(wanted, argument)
+
+
+def _of_device(name: str | None) -> tuple[str, Backend]:
     wanted = config.current().backend if name is None else name
-    if wanted == AUTO:
-        reason = load("cuda").unavailable_reason() or "it takes host arrays only"
-        why = f"backend 'cuda', which 'auto' means for it, cannot run: {reason}"
-    else:
-        why = f"backend {wanted!r} takes arrays in host memory"
+    automatic = isinstance(wanted, str) and wanted == AUTO
+    return wanted, load(_DEVICE_BACKEND if automatic else wanted, _asker(name))
+
+
+def refuse_device(
+    name: str | None,
+    argument: str,
+    why: str = "it has to be in host memory here, as query and key are",
+) -> BackendUnavailableError:
+    """Return the complaint about an array on a CUDA device.
+
+    `why` is said where the backend itself takes some.
+    """
+    wanted, backend = _of_device(name)
+    reason = backend.unavailable_reason()
+    which = f"backend {backend.name!r}"
+    which += ", which 'auto' means for it," * (wanted == AUTO)
+    if reason is not None:
+        why = f"{which} cannot run: {reason}"
+    elif not hasattr(backend, "run_device"):
+        why = f"{which} takes arrays in host memory"
     return BackendUnavailableError(
         f"{argument} is an array on a CUDA device, and {why}. Copy it to the host "
         f"first: {argument}.get() in CuPy, .cpu().numpy() in PyTorch, .copy_to_host() "

@@ -17,9 +17,14 @@ _UNSET = object()
 
 
 def _parsed(
-    backend: object, num_threads: object, max_memory: object
+    backend: object, num_threads: object, max_memory: object, precision: object
 ) -> dict[str, object]:
-    given = {"backend": backend, "num_threads": num_threads, "max_memory": max_memory}
+    given = {
+        "backend": backend,
+        "num_threads": num_threads,
+        "max_memory": max_memory,
+        "precision": precision,
+    }
     values = {
         name: None if value is None else config.parse(name, value)
         for name, value in given.items()
@@ -36,13 +41,14 @@ def set_config(
     backend: str | None = _UNSET,  # type: ignore[assignment]
     num_threads: int | None = _UNSET,  # type: ignore[assignment]
     max_memory: int | str | None = _UNSET,  # type: ignore[assignment]
+    precision: str | None = _UNSET,  # type: ignore[assignment]
 ) -> None:
     """Set what calls in this process use where they say nothing themselves.
 
     What is not passed stays as it is. An argument of a call goes before
     `config_context`, that before `set_config`, that before the environment
-    (NUMBATTN_BACKEND, NUMBATTN_NUM_THREADS, NUMBATTN_MAX_MEMORY), that before the
-    default.
+    (NUMBATTN_BACKEND, NUMBATTN_NUM_THREADS, NUMBATTN_MAX_MEMORY, NUMBATTN_PRECISION),
+    that before the default.
 
     Parameters
     ----------
@@ -53,6 +59,10 @@ def set_config(
     max_memory : int, str or None
         Bytes that a call may allocate, or text such as "2 GB"; None forgets what was
         set.
+    precision : {"float32", "tf32", None}
+        The least exact arithmetic that is allowed for float32, "float32" unless set:
+        "tf32" lets CUDA round to TF32 what it multiplies; other backends are more
+        exact anyway. None forgets what was set.
 
     Raises
     ------
@@ -69,7 +79,7 @@ def set_config(
     2000000000
     >>> numbattn.set_config(max_memory=None)
     """
-    config.update(_parsed(backend, num_threads, max_memory))
+    config.update(_parsed(backend, num_threads, max_memory, precision))
 
 
 @contextlib.contextmanager
@@ -78,6 +88,7 @@ def config_context(
     backend: str | None = _UNSET,  # type: ignore[assignment]
     num_threads: int | None = _UNSET,  # type: ignore[assignment]
     max_memory: int | str | None = _UNSET,  # type: ignore[assignment]
+    precision: str | None = _UNSET,  # type: ignore[assignment]
 ) -> Iterator[None]:
     """Set what calls use within a ``with`` block, or a decorated function.
 
@@ -92,6 +103,8 @@ def config_context(
         Threads of a call at most, 1 or more; None as above.
     max_memory : int, str or None
         Bytes that a call may allocate, or text such as "2 GB"; None as above.
+    precision : {"float32", "tf32", None}
+        As for `set_config`; None as above.
 
     Yields
     ------
@@ -112,7 +125,7 @@ def config_context(
     ...     numbattn.get_config()["num_threads"]
     1
     """
-    with config.override(_parsed(backend, num_threads, max_memory)):
+    with config.override(_parsed(backend, num_threads, max_memory, precision)):
         yield
 
 
@@ -122,14 +135,14 @@ def get_config() -> dict[str, str | int | None]:
     Returns
     -------
     dict
-        "backend", "num_threads" (None: left to the backend) and "max_memory" in
-        bytes (None: what the machine has free).
+        "backend", "num_threads" (None: left to the backend), "max_memory" in bytes
+        (None: what the machine has free) and "precision".
 
     Examples
     --------
     >>> import numbattn
     >>> list(numbattn.get_config())
-    ['backend', 'num_threads', 'max_memory']
+    ['backend', 'num_threads', 'max_memory', 'precision']
     """
     return dict(config.current()._asdict())
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from . import admission, blocks, dispatch
+from . import admission, blocks, device_calls, dispatch
 from .problem import prepared
 from .progress import check_progress, reporting
 
@@ -38,6 +38,7 @@ def iter_scores(
     num_threads: int | None = None,
     max_memory: int | str | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
+    precision: Literal["float32", "tf32"] | None = None,
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     """Return an iterator over the blocks of a score matrix that need not fit.
 
@@ -91,12 +92,14 @@ def iter_scores(
         Bytes that may be allocated at a time, or text such as "2 GB".
     progress : bool or callable, optional
         True for a bar on stderr, or f(done, total), called in score elements.
+    precision : {"float32", "tf32"}, optional
+        As for `scores`.
 
     Returns
     -------
     iterator of (slice, slice, ndarray)
         Where the block lies along the queries and along the keys, and the block, a
-        fresh array of shape (..., rows, columns); dtype and units as in `scores`.
+        fresh array of shape (..., rows, columns); dtype, units and kind as in `scores`.
 
     Raises
     ------
@@ -137,15 +140,16 @@ def iter_scores(
         "kv_lengths": kv_lengths,
     }
     problem, chosen, execution = dispatch.start(
-        "scores", (query, key), options, backend, num_threads, max_memory
+        "scores", (query, key), options, backend, num_threads, max_memory, precision
     )
     cut = admission.admit_stream(problem, block_shape, chosen, execution)
     check_progress(progress)
-    return _iterate(prepared(problem), chosen, execution, cut, progress)
+    return _iterate(prepared(problem), query, chosen, execution, cut, progress)
 
 
 def _iterate(
     problem: AttentionProblem,
+    query: object,
     backend: Backend,
     execution: Execution,
     cut: Cut,
@@ -153,4 +157,8 @@ def _iterate(
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     with reporting(progress, "scores") as report:
         execution = execution._replace(progress=report)
-        yield from blocks.scores_by_block(problem, backend, execution, cut)
+        call = problem, backend, execution, cut
+        if problem.on_device:
+            yield from device_calls.scores_by_block(query, *call)
+        else:
+            yield from blocks.scores_by_block(*call)

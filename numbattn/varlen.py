@@ -43,6 +43,7 @@ class _Options(TypedDict, total=False):
     num_threads: int | None
     max_memory: int | str | None
     progress: bool | Callable[[int, int], None] | None
+    precision: Literal["float32", "tf32"] | None
 
 
 @overload
@@ -128,6 +129,7 @@ def attention_varlen(
     num_threads: int | None = None,
     max_memory: int | str | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
+    precision: Literal["float32", "tf32"] | None = None,
 ) -> Any:
     """Return attention within each of many sequences, packed one behind the other.
 
@@ -186,6 +188,8 @@ def attention_varlen(
         Bytes that the call may allocate in all, or text such as "2 GB".
     progress : bool or callable, optional
         True for a bar on stderr, or f(done, total), called in score elements.
+    precision : {"float32", "tf32"}, optional
+        As for `attention`.
 
     Returns
     -------
@@ -244,7 +248,8 @@ def attention_varlen(
             )
         offsets = sequence_offsets(q_offset, np.diff(starts_q), np.diff(starts_k))
     except DeviceArrayError as error:
-        raise selector.refuse_device(backend, str(error)) from None
+        why = "attention_varlen takes arrays in host memory; attention takes these"
+        raise selector.refuse_device(backend, str(error), why) from None
     options = {
         "scale": scale,
         "softcap": softcap,
@@ -255,7 +260,7 @@ def attention_varlen(
         "sinks": sinks,
     }
     problem, chosen, execution = dispatch.start(
-        "attention", arrays, options, backend, num_threads, max_memory
+        "attention", arrays, options, backend, num_threads, max_memory, precision
     )
     if out is not None:
         outputs.check_out(problem, out)

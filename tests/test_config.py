@@ -42,6 +42,7 @@ def test_defaults() -> None:
         "backend": "auto",
         "num_threads": None,
         "max_memory": None,
+        "precision": "float32",
     }
 
 
@@ -102,6 +103,7 @@ def test_threads_reach_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
         ("NUM_THREADS", "0", "0; it has to be an int"),
         ("NUM_THREADS", "-1", "'-1'; it has to be an int"),
         ("MAX_MEMORY", "2 potatoes", "'2 potatoes', not a size"),
+        ("PRECISION", "half", "'half'; it has to be 'float32', or 'tf32'"),
         ("BACKEND", "reverence", "'reverence'.*did you mean 'reference'"),
     ],
 )
@@ -118,7 +120,8 @@ def test_environment_is_read_once_and_empty_is_unset(
     environment: pytest.MonkeyPatch,
 ) -> None:
     set_env(environment, NUM_THREADS=" 2 ", MAX_MEMORY="", BACKEND=" ")
-    expected = {"backend": "auto", "num_threads": 2, "max_memory": None}
+    expected: dict[str, Any] = {"backend": "auto", "num_threads": 2}
+    expected |= {"max_memory": None, "precision": "float32"}
     assert numbattn.get_config() == expected
     environment.setenv("NUMBATTN_NUM_THREADS", "3")
     assert numbattn.get_config() == expected
@@ -130,6 +133,7 @@ def test_environment_is_read_once_and_empty_is_unset(
     [
         ({"num_threads": 0}, OptionError, "num_threads is 0"),
         ({"num_threads": 2, "max_memory": "x"}, OptionError, "max_memory is 'x'"),
+        ({"num_threads": 2, "precision": "bf16"}, OptionError, "precision is 'bf16'"),
         ({"num_threads": 2, "backend": "nah"}, OptionError, "backend is 'nah'"),
         ({"backend": 3}, OptionError, "backend is 3"),
         ({"num_threads": 2, "backend": "cuda"}, RuntimeError, "'cuda' cannot run"),

@@ -19,7 +19,9 @@ V = np.ones((2, 2, 6, 3), np.float32)
 class OnDevice:
     """A CUDA array, as far as anyone may look."""
 
-    __cuda_array_interface__ = {"shape": (5, 8), "typestr": "<f4", "version": 3}  # noqa: RUF012
+    __cuda_array_interface__ = {  # noqa: RUF012
+        "shape": (5, 8), "typestr": "<f4", "version": 3, "data": (64, False),
+    }  # fmt: skip
     shape = (5, 8)
     dtype = np.dtype(np.float32)
 
@@ -35,10 +37,11 @@ def call(backend: str, changes: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", ["reference", "cpu"])
-@pytest.mark.parametrize("argument", ["query", "key", "value", "bias", "mask"])
+@pytest.mark.parametrize("argument", ["query", "bias", "mask"])
 def test_device_array_on_a_host_backend(argument: str, name: str) -> None:
+    arguments = (argument, "key", "value") if argument == "query" else (argument,)
     with pytest.raises(numbattn.BackendUnavailableError) as caught:
-        call(name, {argument: OnDevice()})
+        call(name, {argument: OnDevice() for argument in arguments})
     message = str(caught.value)
     assert argument in message
     assert repr(name) in message
@@ -50,7 +53,7 @@ def test_device_array_with_auto() -> None:
         numbattn.BackendUnavailableError,
         match=r"'cuda'.*not part of this version.*Copy",
     ):
-        call("auto", {"query": OnDevice()})
+        call("auto", dict.fromkeys(("query", "key", "value"), OnDevice()))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -23,7 +23,9 @@ OUT = (2, 4, 5, 3)
 class OnDevice:
     """A CUDA array, as far as anyone may look."""
 
-    __cuda_array_interface__ = {"shape": (5, 8), "typestr": "<f4", "version": 3}  # noqa: RUF012
+    __cuda_array_interface__ = {  # noqa: RUF012
+        "shape": (5, 8), "typestr": "<f4", "version": 3, "data": (64, False),
+    }  # fmt: skip
     shape = (5, 8)
     dtype = np.dtype(np.float32)
 
@@ -117,7 +119,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "a tracer": {"query": Tracer()},
     "a broken array": {"query": Raises(KeyError("data"))},
     "hostile": {"query": Hostile()},
-    "on a device": {"query": OnDevice()},
+    "on a device": dict.fromkeys(("query", "key", "value"), OnDevice()),
+    "partly on a device": {"query": OnDevice(), "value": OnDevice()},
     "a number": {"query": 3.0},
     "a vector": {"query": ones(8)},
     "a vector key": {"key": ones(8)},
@@ -221,6 +224,11 @@ CALLS: dict[str, dict[str, Any]] = {
     "memory beyond floats": {"max_memory": "9" * 400 + " GB"},
     "memory bool": {"max_memory": True},
     "memory too low": {"max_memory": "3 B"},
+    "precision word": {"precision": "fast"},
+    "precision dtype": {"precision": np.float32},
+    "stream on the host": {"stream": 1},
+    "stream 0": {"stream": 0},
+    "stream text": {"stream": "default"},
     "progress word": {"progress": "yes"},
     "lse word": {"return_lse": "yes"},
     "lse array": {"return_lse": ones(2, dtype=bool)},
@@ -378,6 +386,7 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "set_backend none": plain(lambda: numbattn.set_backend(None)),  # type: ignore[arg-type]
     "set_config threads": plain(lambda: numbattn.set_config(num_threads=0)),
     "set_config memory": plain(lambda: numbattn.set_config(max_memory="lots")),
+    "set_config precision": plain(lambda: numbattn.set_config(precision="tf16")),
     "set_config backend": plain(lambda: numbattn.set_config(backend="gpu")),
     "config_context": plain(
         lambda: numbattn.config_context(num_threads=-1).__enter__()

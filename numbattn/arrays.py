@@ -190,7 +190,7 @@ def result_dtype(
     if "float32" in found or len(found) == 2:  # float16 with bfloat16
         return FLOAT32, FLOAT32
     (half,) = found.values()
-    return half.newbyteorder("="), FLOAT32
+    return half if half.isnative else half.newbyteorder("="), FLOAT32
 
 
 def device_dtypes(

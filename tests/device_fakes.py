@@ -13,6 +13,13 @@ from numbattn import interchange
 from numbattn.backends.reference import ReferenceBackend
 from numbattn.device_arrays import DeviceArray
 
+RNG = np.random.default_rng(6)
+Q, K, V = (
+    RNG.standard_normal(s, np.float32) for s in ((2, 4, 5, 8), (2, 2, 6, 8), (2, 6, 3))
+)
+MASK = RNG.random((5, 6)) < 0.7
+BIAS = RNG.standard_normal((4, 5, 6), np.float32)
+
 
 class OnDevice:
     """An array of the host that says it is on a device, and may not be copied."""
@@ -37,6 +44,11 @@ class OnDevice:
 
     def __setitem__(self, *_: object) -> None:
         raise AssertionError("a device array was written from the host")
+
+
+def there(*arrays: np.ndarray) -> list[OnDevice]:
+    """Return fake arrays of them."""
+    return [OnDevice(array) for array in arrays]
 
 
 class ByDlpack:

@@ -133,7 +133,7 @@ def _from_interface(value: Any, found: Mapping[str, Any], name: str) -> DeviceAr
     if not address and 0 not in shape:
         raise bad("without an address")
     stream = found.get("stream") if version > 2 else None
-    if stream is not None and not (type(stream) is int and stream > 0):
+    if stream is not None and not (type(stream) is int and 0 < stream < 2**64):
         raise bad(
             f"with stream {shown(stream)}; it is 1 (the legacy default stream), 2 (the "
             "per-thread default stream) or a stream's address, and 0 is not allowed"
@@ -240,12 +240,12 @@ def stream_number(stream: Any) -> int | None:
     if stream is None:
         return None
     if isinstance(stream, int) and not isinstance(stream, bool):
-        if stream > 0:
+        if 0 < stream < 2**64:
             return stream
         raise OptionError(
             f"stream is {shown(stream)}; pass 1 for the legacy default stream, 2 for "
             "the per-thread default stream, or a stream's address: 0 may mean two of "
-            "them"
+            "them, and others are none"
         )
     try:
         if has(stream, "__cuda_stream__"):  # CUDA's own protocol: (version, address)

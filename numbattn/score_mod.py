@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError, shown
+from .arrays import DeviceArrayError
+from .errors import DTypeError, OptionError, shown
 from .functions import SCORE_MOD, check_args, check_function
 from .functions.evaluation import apply_score_mod
 
@@ -57,7 +58,13 @@ class ScoreMod:
     inner: ScoreMod | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        args = check_args(self.args, "args of ScoreMod")
+        try:
+            args = check_args(self.args, "args of ScoreMod")
+        except DeviceArrayError as error:
+            raise DTypeError(
+                f"{error.args[0]} is an array on a CUDA device; a ScoreMod has arrays "
+                "in host memory: pass .get() in CuPy, .cpu().numpy() in PyTorch"
+            ) from None
         check_function(self.function, "function of ScoreMod", SCORE_MOD, len(args))
         object.__setattr__(self, "args", args)
         if not isinstance(self.unchecked, bool):

@@ -124,6 +124,16 @@ def test_options_on_a_device_need_the_inputs_there(name: str, cuda: FakeCuda) ->
         numbattn.scores(Q, K, backend="cpu", **given)
 
 
+def test_a_score_mod_keeps_arrays_of_the_host() -> None:
+    def shifted(score, b, h, q_idx, kv_idx, table):
+        return score + table[h]
+
+    with pytest.raises(
+        DTypeError, match=r"args of ScoreMod\[0\] is an array on a CUDA"
+    ):
+        numbattn.score_mods.ScoreMod(shifted, there(Q[0, :, 0, 0]))
+
+
 def test_packed_sequences_are_of_the_host(cuda: FakeCuda) -> None:
     with pytest.raises(
         BackendUnavailableError, match="attention_varlen takes arrays in"

@@ -247,7 +247,17 @@ def test_streams_of_any_library_become_numbers(stream: Any, want: Any) -> None:
 
 @pytest.mark.parametrize(
     "stream",
-    [0, -3, True, 1.0, "default", object(), HasStream(ptr="x"), Cooperative(None)],
+    [
+        0,
+        -3,
+        2**64,
+        True,
+        1.0,
+        "default",
+        object(),
+        HasStream(ptr="x"),
+        Cooperative(None),
+    ],
 )
 def test_what_is_no_stream_is_refused(stream: Any, cuda: FakeCuda) -> None:
     with pytest.raises(OptionError, match=r"^stream is .*1 for the legacy default"):

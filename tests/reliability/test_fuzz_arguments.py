@@ -20,10 +20,10 @@ GOOD: dict[str, Any] = {"query": Q, "key": Q, "value": Q}
 OPTIONS = (
     "scale", "softcap", "bias", "mask", "is_causal", "window_size", "q_offset",
     "kv_lengths", "sinks", "num_threads", "max_memory", "progress", "backend", "out",
-    "return_lse", "block_shape",
+    "return_lse", "block_shape", "precision", "stream",
 )  # fmt: skip
 NAMES = (*GOOD, *OPTIONS)
-VARIABLES = ("BACKEND", "NUM_THREADS", "MAX_MEMORY", "SIMD", "CACHE_DIR")
+VARIABLES = ("BACKEND", "NUM_THREADS", "MAX_MEMORY", "PRECISION", "SIMD", "CACHE_DIR")
 
 
 def examples(count: int, fixed: bool = True) -> Any:
@@ -63,6 +63,7 @@ def call(backend: str, operation: str, changes: dict[str, Any]) -> None:
         ("return_lse", ("attention",)),
         ("block_shape", ("iter_scores",)),
         ("out", ("scores", "weights", "attention")),
+        ("stream", ("scores", "weights", "attention")),
         ("sinks", ("weights", "attention", "explain")),
     ):
         if operation not in only:
@@ -107,7 +108,9 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "attention_varlen": (
         VARLEN,
         tuple(
-            name for name in OPTIONS if name not in ("kv_lengths", "block_shape", "out")
+            name
+            for name in OPTIONS
+            if name not in ("kv_lengths", "block_shape", "out", "stream")
         ),
     ),
     "merge_states": (
@@ -165,7 +168,9 @@ def set_anything(name: str, value: Any) -> None:
             config.update(dict.fromkeys(config.Settings._fields))
 
 
-settings_names = st.sampled_from(["backend", "num_threads", "max_memory", "thread"])
+settings_names = st.sampled_from(
+    ["backend", "num_threads", "max_memory", "precision", "thread"]
+)
 
 
 @examples(300)
@@ -225,7 +230,7 @@ def from_environment(variables: dict[str, str]) -> None:
 
 
 @examples(300)
-@given(variables=st.dictionaries(st.sampled_from(VARIABLES[:4]), texts))
+@given(variables=st.dictionaries(st.sampled_from(VARIABLES[:5]), texts))
 def test_any_environment(variables: dict[str, str]) -> None:
     from_environment(variables)
 
@@ -243,6 +248,6 @@ def test_any_cache_directory(text: str) -> None:
 @pytest.mark.heavy
 @pytest.mark.timeout(3600)
 @examples(20_000, fixed=False)
-@given(variables=st.dictionaries(st.sampled_from(VARIABLES[:4]), texts))
+@given(variables=st.dictionaries(st.sampled_from(VARIABLES[:5]), texts))
 def test_any_environment_at_length(variables: dict[str, str]) -> None:
     from_environment(variables)

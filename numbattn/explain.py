@@ -167,7 +167,7 @@ def explain(
         axes=_axes(problem),
         backend=chosen.name,
         reason=_reason(backend, problem.on_device),
-        others=_others(chosen.name),
+        others=_others(chosen.name, problem.on_device),
         dtype=problem.dtype.name,
         acc_dtype=problem.acc_dtype.name,
         plan=_plan(problem, chosen, execution, cut),
@@ -208,9 +208,14 @@ def _reason(name: str | None, on_device: bool) -> str:
     return f"backend={name!r} {where}"
 
 
-def _others(chosen: str) -> dict[str, str]:
+def _others(chosen: str, on_device: bool) -> dict[str, str]:
+    def able(name: str) -> str:
+        if on_device and not hasattr(selector.load(name), "run_device"):
+            return "takes arrays in host memory"
+        return "can run; name it to use it"
+
     return {
-        name: reason or "can run; name it to use it"
+        name: reason or able(name)
         for name, reason in selector.list_backends().items()
         if name != chosen
     }

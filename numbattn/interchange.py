@@ -138,19 +138,17 @@ def _from_interface(value: Any, found: Mapping[str, Any], name: str) -> DeviceAr
             f"with stream {shown(stream)}; it is 1 (the legacy default stream), 2 (the "
             "per-thread default stream) or a stream's address, and 0 is not allowed"
         )
-    dtype = _native(dtype, name)
-    return DeviceArray(
-        address, shape, dtype, strides or None, value, stream, bool(readonly)
-    )
-
-
-def _native(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
     if not dtype.isnative:
         raise DTypeError(
             f"{name} has dtype {dtype.str}, whose bytes are swapped, and is on a CUDA "
             "device, where nothing is converted; convert it before it is copied there"
         )
-    return dtype
+    try:
+        return DeviceArray(
+            address, shape, dtype, strides or None, value, stream, bool(readonly)
+        )
+    except ValueError:
+        raise bad(f"of shape {shape}, which no array can have") from None
 
 
 def _from_dlpack(value: Any, name: str) -> DeviceArray:

@@ -196,6 +196,7 @@ def test_simd(environment: pytest.MonkeyPatch) -> None:
 
 def test_show_config(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     set_env(environment, NUM_THREADS="2", CACHE_DIR=str(tmp_path), SIMD="plain")
+    environment.setenv("NUMBATTN_PRECISION", "tf32")
     numbattn.set_config(max_memory="1 GB")
     text = io.StringIO()
     with numbattn.use_backend("reference"):
@@ -205,6 +206,7 @@ def test_show_config(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "backend reference (context)",
         "num_threads 2 (environment (NUMBATTN_NUM_THREADS))",
         "max_memory 1000000000 (set)",
+        "precision tf32 (environment (NUMBATTN_PRECISION))",
         f"cache directory {tmp_path}",
         "vectors plain",
         f"numpy {np.__version__}",

@@ -41,6 +41,7 @@ def test_auto_goes_where_the_arrays_are(cuda: FakeCuda) -> None:
     found = numbattn.explain(*there(Q, K, V))
     assert found.backend == "cuda"
     assert found.reason == "backend='auto' by default: the arrays are on a CUDA device"
+    assert found.others["cpu"] == "takes arrays in host memory"
     assert numbattn.explain(Q, K, V).backend == "cpu"
     assert numbattn.explain(*there(Q, K, V), backend="cuda").backend == "cuda"
 

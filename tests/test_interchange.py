@@ -94,6 +94,7 @@ def test_simulated_arrays_of_numba_are_device_arrays() -> None:
         ({"shape": (2.5,)}, "cannot be read"),
         ({"shape": (-1, 2), "strides": None}, r"shape \(-1, 2\)"),
         ({"strides": (4,)}, r"strides \(4,\), which no array can have"),
+        ({"shape": (2**62, 2**62), "strides": None}, "which no array can have"),
         ({"data": (0, False)}, "without an address"),
     ],
 )

@@ -63,7 +63,7 @@ def scaled_dot_product_attention(
     ShapeError, DTypeError, OptionError
         An argument that does not fit.
     BackendUnavailableError
-        An array on a CUDA device, or a chosen backend that cannot run here.
+        The backend cannot run here, or not on arrays of a CUDA device.
     MemoryLimitError
         The call would take more memory than it may, or than the machine has free.
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -97,10 +98,14 @@ def cupy() -> ModuleType:
     class Stream:
         null, ptds = entered("null"), entered("ptds")
 
+    def external(address: int) -> Any:
+        warnings.warn("ExternalStream is deprecated.", DeprecationWarning, stacklevel=2)
+        return entered(address)
+
     fake: Any = ModuleType("cupy")
     fake.empty = empty
     fake.cuda = SimpleNamespace(
-        Stream=Stream, ExternalStream=entered,
+        Stream=Stream, ExternalStream=external,
         get_current_stream=lambda: SimpleNamespace(ptr=0),
     )  # fmt: skip
     return fake
@@ -147,7 +152,9 @@ def test_arrays_of_cupy_give_arrays_of_cupy(stream: int | None) -> None:
     assert (place.shape, place.dtype) == ((2, 5), np.float32)
     around = {1: ["null"], 2: ["ptds"], 9: [9]}
     assert ["device", *around.get(stream or 0, [])] == LOG
+    LOG.clear()
     assert kinds.current_stream(query) == 1
+    assert LOG == ["device"]
 
 
 @pytest.mark.parametrize("kind", [Tensor, Array])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from math import prod
 from typing import Any
 
@@ -91,7 +92,8 @@ def current_stream(owner: Any) -> int | None:
     cuda = sys.modules[name].cuda
     if name == "torch":
         return stream_number(cuda.current_stream(array.device))
-    return stream_number(cuda.get_current_stream())
+    with array.device:
+        return stream_number(cuda.get_current_stream())
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -120,9 +122,14 @@ def _of_cupy(
 ) -> Any:
     cupy = sys.modules["cupy"]
     around: Any = contextlib.nullcontext()
-    if stream is not None:
-        known = {_LEGACY: cupy.cuda.Stream.null, _PER_THREAD: cupy.cuda.Stream.ptds}
-        around = known.get(stream) or cupy.cuda.ExternalStream(stream)
+    if stream in (_LEGACY, _PER_THREAD):
+        known = cupy.cuda.Stream
+        around = known.null if stream == _LEGACY else known.ptds
+    elif stream is not None:
+        with warnings.catch_warnings():
+            # CuPy 14 prefers Stream.from_external, which destroys the stream in the end
+            warnings.simplefilter("ignore", DeprecationWarning)
+            around = cupy.cuda.ExternalStream(stream)
     with query.device, around:
         return cupy.empty(shape, dtype)
 

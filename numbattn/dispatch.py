@@ -48,9 +48,12 @@ def start(
     if max_memory is not None:
         limit = memory.parse_bytes(max_memory)
     number = None if stream is None else stream_number(stream)
+    problem: AttentionProblem | None
     try:
         problem = check(operation, *arrays, **options)
     except DeviceArrayError:
+        problem = None
+    if problem is None:  # not within "except": what is raised here is not "during" that
         problem = _with_small_read(operation, arrays, options, backend)
     chosen = selector.choose(backend, problem)
     if number is not None and not hasattr(chosen, "run_device"):

@@ -61,6 +61,15 @@ def test_a_backend_of_the_host_says_how_to_copy(name: str, cuda: FakeCuda) -> No
     assert not cuda.calls
 
 
+def test_a_small_array_on_a_device_is_not_read_for_a_backend_of_the_host(
+    cuda: FakeCuda,
+) -> None:
+    lengths = OnDevice(np.array([[1], [2]]))
+    with pytest.raises(BackendUnavailableError, match="kv_lengths is .*'cpu'") as e:
+        numbattn.scores(Q, K, kv_lengths=lengths, backend="cpu")
+    assert e.value.__context__ is None
+
+
 def test_without_the_backend_its_reason_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

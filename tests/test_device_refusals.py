@@ -65,7 +65,7 @@ def test_a_small_array_on_a_device_is_not_read_for_a_backend_of_the_host(
     cuda: FakeCuda,
 ) -> None:
     lengths = OnDevice(np.array([[1], [2]]))
-    with pytest.raises(BackendUnavailableError, match="kv_lengths is .*'cpu'") as e:
+    with pytest.raises(BackendUnavailableError, match=r"kv_lengths is .*'cpu'") as e:
         numbattn.scores(Q, K, kv_lengths=lengths, backend="cpu")
     assert e.value.__context__ is None
 

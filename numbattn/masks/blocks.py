@@ -35,7 +35,10 @@ class Blocks(NamedTuple):
 
 
 Evaluate = Callable[[Any, Edges, Edges, int, int, int], Blocks]
-"""``f(leaf, rows, keys, q_offset, b, h)``: what `by_pieces` returns."""
+"""``f(leaf, rows, keys, q_offset, b, h)``: what `by_pieces` returns.
+
+One with a true attribute ``rough`` may say less; it is remembered apart.
+"""
 
 
 class Hulled(Protocol):
@@ -137,7 +140,9 @@ def blocks(
     keys = np.ascontiguousarray(keys, np.int64)
     by_b, by_h = mask.varies
     edges = rows.tobytes(), keys.tobytes()
-    key = (*edges, q_offset, b if by_b else 0, h if by_h else 0, mask.stamp)
+    b_key, h_key = b if by_b else 0, h if by_h else 0
+    rough = getattr(evaluate, "rough", False)
+    key = (*edges, q_offset, b_key, h_key, mask.stamp, rough)
     found = mask.memo.get(key)
     if found is None:
         found = mask.hulls(rows, keys, q_offset, b, h, evaluate or by_pieces)

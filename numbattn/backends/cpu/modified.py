@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from numbattn.backends import Execution
-from numbattn.errors import OptionError
 from numbattn.functions import describe
+from numbattn.functions.complaints import raise_status
 from numbattn.masks import blocks as mask_blocks
 from numbattn.masks.leaves import FromArray
 from numbattn.problem import AttentionProblem
 
 from . import hulls, launch
-from .changes import FIRST_KEY, FIRST_ROW, FULL, HIDE, MODIFY, OUTSIDE, SLOTS, STATUS
+from .changes import FIRST_KEY, FIRST_ROW, FULL, HIDE, MODIFY, SLOTS, STATUS
 from .layout import BATCH, BLOCKS, HEAD, POSITION, SHORT_ROWS
 from .levels import chosen
 
@@ -201,7 +201,7 @@ def _evaluated(
     kernel = hulls.kernel(dtype.name, chosen())
     launch.run(kernel, arguments, workers, tasks, flops, 1, how)
     del kept  # alive until here
-    _raise(int(status[0]), f"f of masks.from_function {describe(leaf.function)}")
+    raise_status(int(status[0]), f"f of masks.from_function {describe(leaf.function)}")
     return mask_blocks.Blocks(first, last, full)
 
 
@@ -233,17 +233,4 @@ def check(problem: AttentionProblem, extra: np.ndarray) -> None:
         named = [f"score_mod {describe(function)}" for function in functions]
     if problem.pattern is not None:
         named.append(repr(problem.pattern))
-    _raise(int(extra[STATUS]), " or ".join(named))
-
-
-def _raise(status: int, words: str) -> None:
-    if status == OUTSIDE:
-        raise OptionError(
-            f"{words} reads outside an argument array: an index is beyond its axis. "
-            "Keep indices within it, as by min(max(x, 0), len(table) - 1)"
-        )
-    if status:
-        raise OptionError(
-            f"{words} failed in compiled code: an index of a tuple is outside it. Pass "
-            "numbers that are looked up as an array, by score_mod_args or args"
-        )
+    raise_status(int(extra[STATUS]), " or ".join(named))

@@ -25,7 +25,7 @@ from numba.core import ir
 
 from numbattn import functions
 from numbattn.arrays import FLOAT32
-from numbattn.errors import OptionError
+from numbattn.functions import complaints
 from numbattn.masks import And, Leaf, Mask, Not, Or
 
 from . import launch, names
@@ -37,14 +37,6 @@ from .reals import Real, as_number, as_score
 COLUMNS, ROWS = "columns", "rows"  # queries, or keys, side by side
 
 _compiled: dict[Hashable, Any] = {}
-_TELLING = (
-    "unknown attribute", "untyped global", "not supported", "unsupported",
-    "cannot unify", "undefined", "not defined",
-)  # fmt: skip
-_ALLOWED = (
-    "It may use numbers, comparisons, if, for over range, functions of numbers in math "
-    "and numpy, and elements of the arrays that it gets as arguments"
-)
 _NUMBERS = {bool: types.boolean, int: types.int64, float: types.float64}
 _DUMMY = np.zeros(2)  # what stands at the address of an array without elements
 
@@ -205,22 +197,13 @@ def _part(part: Part, kinds: tuple[Any, ...], dtype: str, is_mask: bool) -> Any:
         part.function, names.modules(), names.functions(), _inlined
     )
     made = _inlined(bound)
-    words = "f of masks.from_function" if is_mask else "score_mod"
-    words = f"{words} {functions.describe(part.function)}"
+    words = complaints.name_of(part.function, is_mask)
     try:
         made.compile(signature)
     except numba_errors.NumbaError as error:
-        raise OptionError(_complaint(words, error)) from None
-    except AttributeError as error:
-        name = error.name
-        raise OptionError(
-            f"{words} cannot be compiled: {name!r} is none of the functions of numbers "
-            f"in math and numpy. {_ALLOWED}"
-        ) from error
-    except Exception as error:  # the compiler's own faults are no better for the user
-        raise OptionError(
-            f"{words} cannot be compiled: {type(error).__name__}: {error}"
-        ) from error
+        raise complaints.refused(words, error) from None
+    except Exception as error:
+        raise complaints.unknown(words, error) from error
     (overload,) = made.overloads.values()
     result = types.unliteral(overload.signature.return_type)
     _check_powers(words, overload.type_annotation)
@@ -242,36 +225,19 @@ def _check_powers(words: str, found: Any) -> None:
         exponent = found.typemap[expression.rhs.name]
         written = getattr(exponent, "literal_value", -1) >= 0
         if not written and all(isinstance(x, types.Integer) for x in signature.args):
-            raise OptionError(
-                f"{words} raises an int to the power of an int (line "
-                f"{expression.loc.line}), which is an int or not by its sign; make the "
-                "base a float, as in 2.0 ** -h"
-            )
+            raise complaints.wrong_power(words, expression.loc.line)
 
 
 def _check_result(words: str, result: Any, is_mask: bool) -> None:
-    if is_mask:
-        if not isinstance(result, types.Boolean):
-            raise OptionError(
-                f"{words} returns {_shown(result)}; a mask has to return a bool, True "
-                "where the query attends the key: compare, as in kv_idx <= q_idx"
-            )
-        return
-    if isinstance(result, types.Boolean):
-        raise OptionError(
-            f"{words} returns a bool; a score_mod has to return the new score. For a "
-            "mask pass mask=numbattn.masks.from_function(f)"
-        )
-    if not isinstance(result, (Real, types.Integer, types.Float)):
-        raise OptionError(
-            f"{words} returns {_shown(result)}; it has to return one real number, the "
-            "new score, on every way through it"
-        )
+    fits = types.Boolean if is_mask else (Real, types.Integer, types.Float)
+    if not isinstance(result, fits):
+        raise complaints.wrong_result(words, _shown(result), is_mask)
 
 
 def _shown(kind: Any) -> str:
     """What a function returns, in words."""
     for family, words in (
+        (types.Boolean, "a bool"),
         (types.NoneType, "None"),
         (types.Optional, "None in some case"),
         (types.BaseTuple, "a tuple"),
@@ -284,26 +250,6 @@ def _shown(kind: Any) -> str:
     if isinstance(kind, Argument):
         return f"an array of {kind.ndim} axes"
     return str(kind)
-
-
-def _complaint(words: str, error: Exception) -> str:
-    """What Numba says, in its most telling lines."""
-    text = str(getattr(error, "msg", error))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    place = getattr(getattr(error, "loc", None), "line", None)
-    at = f" (line {place})" if place else ""
-    call = next((line[4:] for line in lines if line.startswith(">>> ")), "")
-    telling = [line for line in lines if any(x in line.lower() for x in _TELLING)]
-    why = (telling or lines or ["no reason given"])[0][:300]
-    why = why.replace("of type Module(<module 'namespace'>)", "of math or numpy")
-    if "cannot be determined" in why:
-        why = "the type of a variable is unclear; if it is assigned within an "
-        why += "expression (:=), assign it before"
-    elif call.startswith("getitem"):
-        why = "an index has to be an int for each axis, at most: int(x) makes one"
-    elif call:
-        why = f"there is no {call[:300]}"
-    return f"{words} cannot be compiled{at}: {why}. {_ALLOWED}"
 
 
 def _compile(modifier: Modifier, orientation: str, dtype: str) -> tuple[int, Any]:

@@ -13,15 +13,23 @@ output   ``u * (1 + S + log2(1 + m / 64)) * sum(w |v|) + tiny * max|v|``
 
 and half a unit in the last place of the result where it is rounded once more (every
 output; the scores and weights of half precision). C = 16 holds always.
+
+A backend with ``rounds_weights`` multiplies weights of half precision, each rounded
+once (tensor cores do): its outputs of half precision may be off by ``u sum(w |v|)``
+more, with the u of their dtype. `results_of` says whose results are held to the bounds.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
+from numbattn.selector import load
 from numbattn.testing.oracle import Exact
 
 __all__ = [
@@ -32,11 +40,34 @@ __all__ = [
     "assert_same_bits",
     "assert_scores",
     "assert_weights",
+    "results_of",
 ]
 
 Array = np.ndarray[Any, Any]
 C = 16.0
 LONG = np.longdouble
+_rounds_weights: ContextVar[bool] = ContextVar("rounds_weights", default=False)
+
+
+@contextmanager
+def results_of(backend: str) -> Iterator[None]:
+    """Hold results, within this context, to what a backend promises.
+
+    Parameters
+    ----------
+    backend : str
+        Its name.
+
+    Yields
+    ------
+    None
+        Nothing.
+    """
+    token = _rounds_weights.set(bool(getattr(load(backend), "rounds_weights", False)))
+    try:
+        yield
+    finally:
+        _rounds_weights.reset(token)
 
 
 def assert_scores(got: Any, want: Exact, c: float = C) -> float:
@@ -108,8 +139,13 @@ def assert_output(got: Any, want: Exact, c: float = C) -> float:
     with np.errstate(invalid="ignore"):
         unit = _roundoff(want.acc_dtype) * factor * want.output_magnitude
     unit = unit + _tiny(want.acc_dtype) * want.value_max
+    rounding = _half_ulp(want, want.output, always=True)
+    if _rounds_weights.get() and want.dtype != want.acc_dtype:
+        with np.errstate(invalid="ignore"):
+            unit_of_half = LONG(2.0) ** -(_format(want.dtype)[0] + 1)
+            rounding = rounding + unit_of_half * want.output_magnitude
     empty = ~np.any(want.attended, axis=-1, keepdims=True)
-    rounding = np.where(empty, 0, _half_ulp(want, want.output, always=True))
+    rounding = np.where(empty, 0, rounding)
     unit = np.where(empty, 0, unit)
     return _compare("output", got, want.output, want.dtype, unit, rounding, c)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numbattn.testing.bounds import assert_result
+from numbattn.testing.bounds import assert_result, results_of
 from numbattn.testing.calls import call, describe_call
 from numbattn.testing.layouts import (
     LAYOUTS,
@@ -115,7 +115,8 @@ def run_case(case: Case, backend: str, want: Exact | None = None) -> dict[str, f
                 raise AssertionError("the call wrote outside of out")
             plain = guard.array.view(np.ndarray)
             got = (plain, *got[1:]) if isinstance(got, tuple) else plain
-        return assert_result(got, want)
+        with results_of(backend):
+            return assert_result(got, want)
     except Exception as error:
         error.add_note(f"in {case}")
         raise

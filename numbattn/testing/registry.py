@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbattn.errors import OptionError
+from numbattn.testing import bounds
 
 __all__ = ["CHECKS", "LEVELS", "RULES", "Check", "check", "require"]
 
@@ -98,7 +99,8 @@ def check(rule: int, level: str = "small", **parameters: Any) -> Callable[..., A
             name = f"{function.__name__}[{label}]" if label else function.__name__
 
             def run(backend: str, arguments: dict[str, Any] = arguments) -> Any:
-                return function(backend, **arguments)
+                with bounds.results_of(backend):
+                    return function(backend, **arguments)
 
             CHECKS.append(Check(name, rule, level, run, summary))
         return function

@@ -68,7 +68,7 @@ def functions_of_heads_keep_bits(backend: str, operation: str, kind: str) -> Non
             assert_same_bits(got, want[b, h], f"{operation} {n}, head {b}, {h}")
 
 
-@check_of_functions(11, operation=OPERATIONS, kind=KINDS)
+@check_of_functions(11, level="full", operation=OPERATIONS, kind=KINDS)
 def functions_keep_bits_by_threads(backend: str, operation: str, kind: str) -> None:
     """Threads, repetition and memory limits change no bit."""
     for n, dtype in ((130, "float32"), (9, "float32"), (130, "float16")):
@@ -113,7 +113,7 @@ class Slices:
         self.inner[at] = block
 
 
-@check_of_functions(11, operation=OPERATIONS, kind=KINDS)
+@check_of_functions(11, level="full", operation=OPERATIONS, kind=KINDS)
 def functions_keep_bits_into_out(backend: str, operation: str, kind: str) -> None:
     """Whatever out is, and in whatever blocks it is written."""
     for n, dtype in ((9, "float32"), (90, "float64"), (90, "float16")):

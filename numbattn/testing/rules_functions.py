@@ -130,7 +130,7 @@ def exactly(
     return score + by_b[b] + by_h[h] + by_q[q_idx - 5] + by_key[kv_idx]
 
 
-@check_of_functions(14, operation=OPERATIONS)
+@check_of_functions(14, level="full", operation=OPERATIONS)
 def called_for_valid_places_only(backend: str, operation: str) -> None:
     """Arrays of exactly b, h, n and m entries are never read outside."""
     for n in (1, 2, 7, 15, 16, 17, 33, 50, 100):

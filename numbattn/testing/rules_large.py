@@ -224,7 +224,7 @@ def constant_value(backend: str, dtype: str, m: int) -> dict[str, float]:
     )
 
 
-@check(13, dtype=("float32", "float64"), m=(8192, 65_536), n=(3, 20))
+@check(13, level="full", dtype=("float32", "float64"), m=(8192, 65_536), n=(3, 20))
 def sums_of_equal_weights(backend: str, dtype: str, m: int, n: int) -> dict[str, float]:
     """Equal weights but one, a third of it: their sum does not drift."""
     query = np.full((n, 1), np.log(3), dtype)

@@ -215,7 +215,9 @@ def long_masks(n: int, m: int) -> dict[str, Any]:
     }
 
 
-@check_of_functions(15, kind=tuple(long_masks(1, 1)), dtype=("float32", "float64"))
+@check_of_functions(
+    15, level="full", kind=tuple(long_masks(1, 1)), dtype=("float32", "float64")
+)
 def long_rows_of_a_mask_object(backend: str, kind: str, dtype: str) -> None:
     """Many blocks, of which most are empty or full, for many queries and for few."""
     for n, m in ((500, 700), (7, 3000)):

@@ -303,11 +303,16 @@ def test_check_passes_on_the_reference(run: Run) -> None:
     assert found["gflops"] > 0
 
 
-def test_check_says_why_a_backend_cannot_run(run: Run) -> None:
+def test_check_says_why_a_backend_cannot_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_CUDA", "1")
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "0")
     result = run("check", "--backend", "cuda")
     assert result.exit_code == 1  # it was asked for
-    assert "cuda" in result.stdout
     assert " no " in result.stdout
+    assert "\ncuda cannot run: " in result.stdout
+    assert "NUMBA_DISABLE_CUDA=1" in result.stdout
 
 
 def test_check_fails_where_a_backend_is_wrong(

@@ -103,8 +103,6 @@ def test_names() -> None:
     listed = numbattn.list_backends()
     assert list(listed)[:3] == ["reference", "cpu", "cuda"]
     assert listed["reference"] is None
-    for words in ("not part of this version", "numba-cuda is", "driver|GPU"):
-        assert any(word in str(listed["cuda"]) for word in words.split("|"))
 
 
 def test_set_and_get() -> None:
@@ -118,7 +116,7 @@ def test_set_and_get() -> None:
 
 @pytest.mark.parametrize("how", [numbattn.set_backend, numbattn.use_backend])
 def test_what_cannot_run_is_refused_at_once(how: Any) -> None:
-    with pytest.raises(BackendUnavailableError, match=r"'cuda' cannot run: .*version"):
+    with pytest.raises(BackendUnavailableError, match=r"'cuda' cannot run: \w"):
         how("cuda").__enter__()
     with pytest.raises(
         OptionError, match=r"'cupu'.*did you mean 'cpu'.*auto, reference"
@@ -361,7 +359,7 @@ def test_explain() -> None:
     assert found.memory.result == 2 * 8 * 5 * 3 * 2
     assert found.memory.copies == 4 * (query.size + key.size + value.size)
     assert found.others["cpu"] == "can run; name it to use it"
-    assert "not part of this version" in found.others["cuda"]
+    assert found.others["cuda"] == numbattn.list_backends()["cuda"]
     for words in ("attention on backend 'reference'", "not chosen", "blocks of 5 quer"):
         assert words in str(found)
 

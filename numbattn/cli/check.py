@@ -34,12 +34,14 @@ def check(
 
     The exit code is 1 where a backend that can run gives a wrong answer.
     """
-    from numbattn.selector import list_backends
+    from numbattn.selector import BUILTIN, list_backends
     from numbattn.testing import Report, check_backend
 
     results = []
     # what cannot run is not tried, nor is another package's backend loaded unnamed
-    listed = dict.fromkeys(names) if names else list_backends()
+    listed = list_backends()
+    if names:
+        listed = {name: listed[name] if name in BUILTIN else None for name in names}
     for name, why in listed.items():
         report = (
             Report(name, level, available=False, reason=why)
@@ -89,7 +91,7 @@ def _print(results: list[dict[str, Any]]) -> None:
     from numbattn.cli.table import print_table
 
     print_table(
-        ("backend", "available", "checks", "GFLOP/s>", "why not"),
+        ("backend", "available", "checks", "GFLOP/s>"),
         [
             (
                 result["backend"],
@@ -98,11 +100,12 @@ def _print(results: list[dict[str, Any]]) -> None:
                 if result["available"]
                 else "",
                 f"{result['gflops']:g}" if result["gflops"] else "",
-                result["reason"],
             )
             for result in results
         ],
     )
     for result in results:
+        if not result["available"]:  # a line of its own: a table would fold it
+            click.echo(f"{result['backend']} cannot run: {result['reason']}")
         for name, message in result["failures"].items():
             click.echo(f"FAILED {result['backend']}: {name}: {message}", err=True)

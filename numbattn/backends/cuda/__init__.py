@@ -1,59 +1,37 @@
-"""The CUDA backend: for now only the name, and the reason why it cannot run."""
+"""The CUDA backend: kernels on NVIDIA GPUs, and the reason where it cannot run.
+
+presence (what is missing) -> device, streams, kinds (the door to numba.cuda) -> ptx,
+tiles, elements, softmax (what kernels are made of) -> attention, scores, careful
+(kernels) -> kernels (compiled) -> engine (a problem to launches) -> transfers (host
+arrays). In the simulator `twins` stands for ptx, and `simulator` runs the threads.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import os
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BackendUnavailableError
+from . import presence
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from ...device_arrays import DeviceArray
     from ...problem import AttentionProblem
     from .. import Execution
 
 
-@lru_cache(maxsize=1)
-def driver() -> str:
-    """Return what NVML says about GPUs: it is quick and, unlike cuInit, fork-safe."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "CUDA_VISIBLE_DEVICES hides every GPU"
-    library = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
-    try:
-        nvml = ctypes.CDLL(library)
-        if nvml.nvmlInit_v2():
-            return "the NVIDIA driver does not answer"
-        count = ctypes.c_uint()
-        failed = nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        nvml.nvmlShutdown()
-    except (OSError, AttributeError):
-        return "no NVIDIA driver is found"
-    return "no GPU answers" if failed else f"the driver shows {count.value} GPU(s)"
-
-
 class CudaBackend:
-    """A placeholder that explains itself; see `numbattn.backends.Backend`."""
+    """Kernels on a GPU, or in the CUDA simulator; see `numbattn.backends.Backend`."""
 
     name = "cuda"
+    halves = True
+    rounds_weights = True
 
     def unavailable_reason(self) -> str | None:
-        """Return that there are no kernels yet, and what else is or is not here."""
-        installed = importlib.util.find_spec("numba_cuda") is not None
-        return (
-            "the CUDA kernels are not part of this version of numbattn (on this "
-            f"machine numba-cuda is {'' if installed else 'not '}installed and "
-            f"{driver()})"
-        )
-
-    def _refuse(self) -> BackendUnavailableError:
-        return BackendUnavailableError(
-            f"backend 'cuda' cannot run: {self.unavailable_reason()}"
-        )
+        """Return what is missing for CUDA, None where it can run."""
+        return presence.reason()
 
     def run(
         self,
@@ -62,22 +40,74 @@ class CudaBackend:
         lse: NDArray[Any] | None,
         execution: Execution,
     ) -> None:
-        """Refuse."""
-        raise self._refuse()
+        """Compute the problem of host arrays into `out` (and `lse`)."""
+        from . import transfers
+
+        transfers.run(problem, out, lse, execution)
+
+    def check_functions(self, problem: AttentionProblem) -> None:
+        """Compile users' functions, or say why they cannot be."""
+        from . import functions
+
+        functions.check(problem)
+
+    def run_device(
+        self,
+        problem: AttentionProblem,
+        out: DeviceArray,
+        lse: DeviceArray | None,
+        execution: Execution,
+    ) -> None:
+        """Compute the problem of arrays on the device."""
+        from . import engine
+
+        engine.run(problem, out, lse, execution)
+
+    def empty_like(
+        self,
+        query: object,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        stream: int | None,
+    ) -> tuple[object, DeviceArray]:
+        """Return a new array of the query's library, and where it lies."""
+        from . import kinds
+
+        return kinds.empty_like(query, shape, dtype, stream)
+
+    def to_host(self, array: DeviceArray) -> NDArray[Any]:
+        """Return a copy in host memory."""
+        from . import transfers
+
+        return transfers.to_host(array)
 
     def workspace_bytes(self, problem: AttentionProblem, execution: Execution) -> int:
-        """Refuse."""
-        raise self._refuse()
+        """Bytes on the device: what is copied there, results and workspace."""
+        from . import transfers
+
+        return transfers.workspace_bytes(problem, execution)
 
     def plan(
         self, problem: AttentionProblem, execution: Execution
     ) -> Mapping[str, object]:
-        """Refuse."""
-        raise self._refuse()
+        """Blocks and threads, for `explain`."""
+        from . import engine
+
+        return engine.plan(problem, execution)
 
     def describe(self) -> str:
-        """One line on why nothing runs here."""
-        return f"not available: {self.unavailable_reason()}"
+        """One line on the device and its driver, or on the simulator."""
+        return presence.describe()
+
+    def details(self) -> Mapping[str, str]:
+        """The device, and the versions of what compiles for it."""
+        return presence.details()
+
+    def warmup(self, dtypes: tuple[str, ...]) -> list[str]:
+        """Compile every kernel of these dtypes; return their names."""
+        from . import kernels
+
+        return kernels.warmup(dtypes)
 
 
 backend = CudaBackend()

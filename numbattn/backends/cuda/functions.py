@@ -238,6 +238,8 @@ def _either(left: Any, right: Any) -> Any:
 
 def _called(part: Part, at: int) -> Any:
     """What calls a part in a kernel: ``call(place, arguments, status)``."""
+    if device.simulated and part.by_row:
+        return interpreted.leaf(part.function, part.kinds, at)
     if device.simulated:
         bound = functions.rebound(
             part.function, names.modules(), names.functions(), lambda f: f, number

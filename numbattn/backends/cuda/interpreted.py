@@ -133,6 +133,20 @@ def part(
     return call
 
 
+def leaf(function: Any, kinds: Sequence[Kind], at: int) -> Any:
+    """What calls a function of a mask of ours, which reads inside its arrays."""
+
+    def call(place: Any, arguments: Any, status: Any) -> Any:
+        given, slot = list(place), at
+        for kind in kinds:
+            value, *shape = arguments[slot : slot + kind.slots]
+            given.append(value if kind.number else value.reshape(shape))
+            slot += kind.slots
+        return bool(function(*given))
+
+    return call
+
+
 def _result(found: Any, words: str, real: Any, is_mask: bool) -> Any:
     """What a function returned, as a kernel gets it."""
     value, kind = bare(found), ""

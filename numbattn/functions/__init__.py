@@ -258,7 +258,7 @@ def rebound(
     def copied(old: types.FunctionType) -> types.FunctionType:
         found = {name: changed(value) for name, value in captured(old)}
         around = {
-            "__builtins__": old.__builtins__,  # type: ignore[attr-defined]
+            "__builtins__": getattr(old, "__builtins__"),  # noqa: B009 - not in stubs
             "__name__": old.__globals__.get("__name__", __name__),
         }
         cells, defaults = [], []

@@ -46,7 +46,8 @@ def captured(function: types.FunctionType) -> Iterator[tuple[Name, Any]]:
     for name, value in (function.__kwdefaults__ or {}).items():
         yield ("default", name), value
     around = function.__globals__
-    known: dict[str, Any] = function.__builtins__  # type: ignore[attr-defined]
+    plain: Any = function  # not every version of the type stubs has __builtins__
+    known: dict[str, Any] = plain.__builtins__
     for name in read(code).names:
         value = around.get(name, MISSING)
         yield (

@@ -23,7 +23,7 @@ import edges  # type: ignore[import-not-found]
 import hosted  # type: ignore[import-not-found]
 import users  # type: ignore[import-not-found]
 
-from numbattn.backends.cuda import attention, functions, geometry, layout
+from numbattn.backends.cuda import functions, geometry, kernels
 from numbattn.backends.cuda.device import cuda, types
 
 # device functions ask the device what it is, as soon as they are compiled
@@ -120,16 +120,11 @@ def within(every: bool) -> Iterator[dict[str, Any]]:
         ("relative_bias", "float64", "sm_90a"),
         ("documents", "float64", "sm_90a"),
     )[: 5 if every else 2]:
-        made, real = wired(samples.get(name, none), dtype), getattr(types, dtype)
-        shape = geometry.geometry(dtype, 64)
-        kernel = attention.build(shape, made.modify, made.attends)
-        signature = types.void(
-            *(flat(real),) * 6, flat(types.uint8), flat(real), flat(types.int64),
-            flat(types.int8), flat(real), flat(types.int32),
-            types.UniTuple(types.int64, layout.SIZES), types.UniTuple(real, 2),
-            types.Tuple(made.signature_types), flat(types.int64),
-        )  # fmt: skip
-        found = figures(kernel, signature, which, launch_bounds=(shape.threads, 1))
+        made = wired(samples.get(name, none), dtype)
+        shape = geometry.geometry(dtype, 64, which != "sm_80")
+        source = kernels.attention_source(shape, made)
+        bounds = source.threads, 1
+        found = figures(source.function, source.signature, which, launch_bounds=bounds)
         yield {"name": name, "dtype": dtype, "on": which, **found}
 
 

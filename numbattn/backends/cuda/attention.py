@@ -12,7 +12,7 @@ import numpy as np
 
 from . import layout, ptx, tiles
 from .device import cuda, device_function
-from .elements import changed_by, corner, loader
+from .elements import changed_by, corner, loader, pieces
 from .geometry import FOLD, Geometry, TensorGeometry
 from .layout import (
     BEFORE,
@@ -25,20 +25,12 @@ from .layout import (
     FLAGS,
     FULL,
     HAS_PATTERN,
-    K_COL,
-    K_ROW,
-    K_VECTOR,
-    KEY,
     KEY_TILES,
     LEFT,
     LENGTH,
     OPTIONS,
     PAUSE,
     POSITION,
-    Q_COL,
-    Q_ROW,
-    Q_VECTOR,
-    QUERY,
     RESUME,
     RIGHT,
     ROW_TILES,
@@ -152,6 +144,8 @@ def build(shape: Geometry, modify: Any, attends: Any) -> Any:
     put_group = tiles.put_group(dtype, rows, groups, width, down * p_pitch)
     give = outputs(shape, groups, width, p_pitch, put_group, ptx.write)
 
+    bring = pieces(load_q, load_k, q_size, depth)
+
     @device_function
     def fetch(  # type: ignore[no-untyped-def]
         staged, to, query, key, value, leads, sizes, at, first, tile, step, steps,
@@ -161,19 +155,7 @@ def build(shape: Geometry, modify: Any, attends: Any) -> Any:
         first, at = ptx.opaque(first), ptx.opaque(at)
         k_first = ptx.opaque(tile) * block_kv
         if step < steps:
-            c = step * depth
-            load_q(
-                staged, to, query,
-                ptx.read(leads, at + QUERY) + first * sizes[Q_ROW] + c * sizes[Q_COL],
-                sizes[Q_ROW], sizes[Q_COL], sizes[N] - first, sizes[D_K] - c,
-                flags & Q_VECTOR, False, t,
-            )  # fmt: skip
-            load_k(
-                staged, to + q_size, key,
-                ptx.read(leads, at + KEY) + k_first * sizes[K_ROW] + c * sizes[K_COL],
-                sizes[K_ROW], sizes[K_COL], sizes[M] - k_first, sizes[D_K] - c,
-                flags & K_VECTOR, False, t,
-            )  # fmt: skip
+            bring(staged, to, query, key, leads, sizes, at, first, k_first, step)
         else:
             j = k_first + (step - steps) * keys
             # keys that do not exist are not read: they might be anything

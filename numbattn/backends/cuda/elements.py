@@ -13,21 +13,33 @@ from .layout import (
     B_COL,
     B_ROW,
     BIAS,
+    D_K,
     FIRST_KEY,
     FIRST_ROW,
+    FLAGS,
     HAS_BIAS,
     HAS_MASK,
     HAS_MOD,
     HAS_PATTERN,
     HAS_SOFTCAP,
+    K_COL,
+    K_ROW,
+    K_VECTOR,
+    KEY,
     LEFT,
     LENGTH,
     M_COL,
     M_ROW,
     MASK,
     POSITION,
+    Q_COL,
+    Q_ROW,
+    Q_VECTOR,
+    QUERY,
     RIGHT,
     SOFTCAP,
+    M,
+    N,
 )  # fmt: skip
 
 BATCH, HEAD = layout.BATCH, layout.HEAD
@@ -185,3 +197,25 @@ def loader(
                 r = ptx.onward(r, down)
 
     return load
+
+
+def pieces(load_q: Any, load_k: Any, q_size: int, depth: int) -> Any:
+    """``bring(...)``: begin to copy piece `step` of d_k of a tile of Q, and of K."""
+
+    @device_function
+    def bring(staged, to, query, key, leads, sizes, at, first, k_first, step):  # type: ignore[no-untyped-def]
+        t, flags, c = ptx.thread(), sizes[FLAGS], step * depth
+        load_q(
+            staged, to, query,
+            ptx.read(leads, at + QUERY) + first * sizes[Q_ROW] + c * sizes[Q_COL],
+            sizes[Q_ROW], sizes[Q_COL], sizes[N] - first, sizes[D_K] - c,
+            flags & Q_VECTOR, False, t,
+        )  # fmt: skip
+        load_k(
+            staged, to + q_size, key,
+            ptx.read(leads, at + KEY) + k_first * sizes[K_ROW] + c * sizes[K_COL],
+            sizes[K_ROW], sizes[K_COL], sizes[M] - k_first, sizes[D_K] - c,
+            flags & K_VECTOR, False, t,
+        )  # fmt: skip
+
+    return bring

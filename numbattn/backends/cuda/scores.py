@@ -8,7 +8,7 @@ import numpy as np
 
 from . import layout, ptx, tiles
 from .device import cuda, device_function
-from .elements import changed_by, loader
+from .elements import changed_by, loader, pieces
 from .geometry import FOLD, Geometry
 from .layout import (
     COLUMNS,
@@ -18,10 +18,6 @@ from .layout import (
     FLAGS,
     FULL,
     HAS_PATTERN,
-    K_COL,
-    K_ROW,
-    K_VECTOR,
-    KEY,
     KEY_TILES,
     LEFT,
     LENGTH,
@@ -30,10 +26,6 @@ from .layout import (
     OPTIONS,
     OUT,
     POSITION,
-    Q_COL,
-    Q_ROW,
-    Q_VECTOR,
-    QUERY,
     RIGHT,
     ROW_TILES,
     SCALE,
@@ -161,21 +153,7 @@ def build(shape: Geometry, modify: Any, attends: Any) -> Any:
     load_k = loader(real, threads, block_kv, depth, pitch, width)
     finish = finishing(shape, changed_by(real, modify, attends), p_pitch)
 
-    @device_function
-    def fetch(staged, to, query, key, leads, sizes, at, first, k_first, step):  # type: ignore[no-untyped-def]
-        t, flags, c = ptx.thread(), sizes[FLAGS], step * depth
-        load_q(
-            staged, to, query,
-            ptx.read(leads, at + QUERY) + first * sizes[Q_ROW] + c * sizes[Q_COL],
-            sizes[Q_ROW], sizes[Q_COL], sizes[N] - first, sizes[D_K] - c,
-            flags & Q_VECTOR, False, t,
-        )  # fmt: skip
-        load_k(
-            staged, to + q_size, key,
-            ptx.read(leads, at + KEY) + k_first * sizes[K_ROW] + c * sizes[K_COL],
-            sizes[K_ROW], sizes[K_COL], sizes[M] - k_first, sizes[D_K] - c,
-            flags & K_VECTOR, False, t,
-        )  # fmt: skip
+    fetch = pieces(load_q, load_k, q_size, depth)
 
     def kernel(  # type: ignore[no-untyped-def]
         query, key, out, bias, mask, stats, leads, blocks, sizes, reals, arguments,

@@ -9,26 +9,18 @@ import numpy as np
 from . import fragments, ptx, tiles
 from .attention import change_tile
 from .device import cuda, device_function
-from .elements import changed_by, corner, loader
+from .elements import changed_by, corner, loader, pieces
 from .geometry import TensorGeometry, turn
 from .layout import (
     COLUMNS,
     D_K,
     FIRST_BLOCK,
     FLAGS,
-    K_COL,
-    K_ROW,
-    K_VECTOR,
-    KEY,
     KEY_TILES,
     O_COL,
     O_ROW,
     OPTIONS,
     OUT,
-    Q_COL,
-    Q_ROW,
-    Q_VECTOR,
-    QUERY,
     ROW_TILES,
     SCALE,
     STATE,
@@ -50,25 +42,13 @@ def fetching(shape: TensorGeometry) -> Any:
     block_q, turned = shape.block_q, turn(depth // width)
     load_q = loader(bits, threads, block_q, depth, depth, width, turned)
     load_k = loader(bits, threads, shape.block_kv, depth, depth, width, turned)
-    q_size = block_q * depth
+    bring = pieces(load_q, load_k, block_q * depth, depth)
 
     @device_function
     def fetch(staged, to, query, key, leads, sizes, told, step):  # type: ignore[no-untyped-def]
-        t, flags, c = ptx.thread(), sizes[FLAGS], step * depth
         first, k_first = ptx.read(told, FIRST), ptx.read(told, K_FIRST)
         at = ptx.read(told, LEAD) * COLUMNS
-        load_q(
-            staged, to, query,
-            ptx.read(leads, at + QUERY) + first * sizes[Q_ROW] + c * sizes[Q_COL],
-            sizes[Q_ROW], sizes[Q_COL], sizes[N] - first, sizes[D_K] - c,
-            flags & Q_VECTOR, False, t,
-        )  # fmt: skip
-        load_k(
-            staged, to + q_size, key,
-            ptx.read(leads, at + KEY) + k_first * sizes[K_ROW] + c * sizes[K_COL],
-            sizes[K_ROW], sizes[K_COL], sizes[M] - k_first, sizes[D_K] - c,
-            flags & K_VECTOR, False, t,
-        )  # fmt: skip
+        bring(staged, to, query, key, leads, sizes, at, first, k_first, step)
 
     return fetch
 

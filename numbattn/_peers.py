@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from numbattn._timing import Worker
+from ._timing import Worker
 
 ARRAYS = """
 import math

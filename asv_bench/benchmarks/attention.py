@@ -15,11 +15,18 @@ from time import perf_counter, sleep
 import numpy as np
 
 import numbattn
-from numbattn._peers import Case, installed_peers, start
-from numbattn._timing import SETTLE_SECONDS, WorkerError, compare
 from numbattn.testing import assert_output, exact
 
-from .common import namespace, prepared
+from .common import (
+    SETTLE_SECONDS,
+    Case,
+    WorkerError,
+    compare,
+    installed_peers,
+    namespace,
+    prepared,
+    start,
+)
 from .machine import fma_peak, plain_read
 
 ROWS = {

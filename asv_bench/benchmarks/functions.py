@@ -9,8 +9,15 @@ from __future__ import annotations
 import shutil
 from statistics import median
 
-from numbattn._peers import ARRAYS, Case, installed_peers, variables
-from numbattn._timing import Comparison, Worker, compare
+from .common import (
+    ARRAYS,
+    Case,
+    Comparison,
+    Worker,
+    compare,
+    installed_peers,
+    variables,
+)
 
 HEADS = Case("attention", 2048, 2048, 64, lead=(1, 8))
 LONG = Case("attention", 8192, 8192, 64, lead=(1, 1))

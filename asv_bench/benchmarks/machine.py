@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numbattn._peers import ARRAYS, Case, variables
-from numbattn._timing import Worker
+from .common import ARRAYS, Case, Worker, variables
 
 # One pass over the arrays that a decode step has to read, by all threads.
 _READ = """

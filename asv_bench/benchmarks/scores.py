@@ -9,10 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 import numbattn
-from numbattn._peers import Case, start
-from numbattn._timing import compare
 
-from .common import CASES, prepared
+from .common import CASES, Case, compare, prepared, start
 
 
 class AgainstNumpy:

@@ -1,0 +1,204 @@
+"""The history: twelve figures of every commit, all taken in one go of half a minute.
+
+Nothing here asks the measured numbattn for more than `scores`, `weights` and
+`attention`, so that every commit since the first can be measured. A figure that a
+commit cannot give is NaN, with the reason on stderr. Lower is better in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from .common import Case, Worker, compare, start
+from .machine import fma_peak
+
+_HEADS = Case("attention", 2048, 2048, 64, lead=(1, 8))
+_RATIOS = {
+    "scores_2048_over_numpy": (Case("scores", 2048, 2048, 64), "numpy"),
+    "scores_ragged_over_numpy": (Case("scores", 1000, 3001, 96), "numpy"),
+    "weights_over_numpy": (Case("weights", 1024, 1024, 64, lead=(8,)), "numpy"),
+    "attention_2048_over_torch": (_HEADS, "torch"),
+    "attention_causal_over_torch": (
+        Case("attention", 2048, 2048, 64, lead=(1, 8), causal=True),
+        "torch",
+    ),
+    "attention_512_over_onnxruntime": (
+        Case("attention", 512, 512, 64, lead=(1, 8)),
+        "onnxruntime",
+    ),
+    "decode_over_numpy": (
+        Case("attention", 1, 8192, 128, lead=(1, 32), kv_heads=8),
+        "numpy",
+    ),
+}
+_Figures = dict[str, float]
+_FIRST_CALL = """
+import numpy, numbattn
+x = numpy.ones((64, 64), numpy.float32)
+numbattn.scores(x, x)
+"""
+
+
+def setup_cache() -> _Figures:
+    """Return every figure of the commit that is installed."""
+    figures: _Figures = {}
+    with tempfile.TemporaryDirectory(prefix="numbattn-asv-") as folder:
+        os.environ["NUMBATTN_CACHE_DIR"] = folder
+        parts: dict[str, Callable[[], float]] = {
+            # the first, while nothing is compiled
+            "first_call_cold": lambda: _wall(_FIRST_CALL),
+            "first_call_cached": lambda: median(_wall(_FIRST_CALL) for _ in range(5)),
+            "import_over_numpy": _import_over_numpy,
+            "max_error": _max_error,
+            "fma_peak_lost": _fma_peak_lost,
+            **{
+                name: lambda case=case, peer=peer: _ratio(case, start(peer, case))
+                for name, (case, peer) in _RATIOS.items()
+            },
+        }
+        for name, part in parts.items():
+            try:
+                figures[name] = part()
+            except Exception as error:  # a commit that cannot do this one
+                sys.stderr.write(f"{name}: {error}\n")
+                figures[name] = math.nan
+    return figures
+
+
+setup_cache.timeout = 300
+
+
+def _ratio(case: Case, other: Worker) -> float:
+    """Return our time over the other side's."""
+    with other as theirs, start("numbattn", case) as ours:
+        return compare(ours, theirs, pairs=7).ratio
+
+
+def _fma_peak_lost() -> float:
+    """Return how much of what the processor could do in our time it did not."""
+    case = Case("scores", 2048, 2048, 128)
+    return 1.0 - 1.0 / _ratio(case, fma_peak(case))
+
+
+def _wall(code: str) -> float:
+    """Return the seconds of a new interpreter that runs `code`."""
+    begin = perf_counter()
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+    return perf_counter() - begin
+
+
+def _import_over_numpy() -> float:
+    return median(_wall("import numbattn") / _wall("import numpy") for _ in range(7))
+
+
+def _max_error() -> float:
+    """Return the C that float32 attention needs in docs/numerics.md's bound.
+
+    float64 stands in for the exact result: its own error is a 2**-29th of float32's.
+    """
+    import numbattn
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((r, 96), np.float32) for r in (500, 3001, 3001)]
+    wide = [array.astype(np.float64) for array in arrays]
+    logits = wide[0] @ wide[1].T / math.sqrt(96)
+    size = (np.abs(wide[0]) @ np.abs(wide[1]).T / math.sqrt(96)).max(-1, keepdims=True)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    exact = weights @ wide[2]
+    found = numbattn.attention(*arrays)
+    spread = 1.0 + size + math.log2(1.0 + 3001 / 64)
+    bound = 2.0**-24 * spread * (weights @ np.abs(wide[2]))
+    rounded = 0.5 * np.spacing(np.abs(exact).astype(np.float32))
+    return float(((np.abs(found - exact) - rounded) / bound).max())
+
+
+def _kept(unit: str) -> Callable[[Callable[..., float]], Callable[..., float]]:
+    """Give a benchmark its unit, and a version that editing it leaves alone."""
+
+    def give(track: Callable[..., float]) -> Callable[..., float]:
+        track.unit, track.version = unit, "1"  # type: ignore[attr-defined]
+        return track
+
+    return give
+
+
+@_kept("time / NumPy's time")
+def track_scores_2048_over_numpy(figures: _Figures) -> float:
+    """Scores 2048², d 64."""
+    return figures["scores_2048_over_numpy"]
+
+
+@_kept("time / NumPy's time")
+def track_scores_ragged_over_numpy(figures: _Figures) -> float:
+    """Scores 1000×3001, d 96: no size is a multiple of a tile."""
+    return figures["scores_ragged_over_numpy"]
+
+
+@_kept("time / NumPy's time")
+def track_weights_over_numpy(figures: _Figures) -> float:
+    """Softmax weights, 8 heads 1024², d 64."""
+    return figures["weights_over_numpy"]
+
+
+@_kept("time / PyTorch's time")
+def track_attention_2048_over_torch(figures: _Figures) -> float:
+    """Attention, 8 heads 2048², d 64."""
+    return figures["attention_2048_over_torch"]
+
+
+@_kept("time / PyTorch's time")
+def track_attention_causal_over_torch(figures: _Figures) -> float:
+    """The same, causal."""
+    return figures["attention_causal_over_torch"]
+
+
+@_kept("time / ONNX Runtime's time")
+def track_attention_512_over_onnxruntime(figures: _Figures) -> float:
+    """Attention, 8 heads 512², d 64, by ONNX Runtime's fastest operator."""
+    return figures["attention_512_over_onnxruntime"]
+
+
+@_kept("time / NumPy's time")
+def track_decode_over_numpy(figures: _Figures) -> float:
+    """One query in each of 32 heads over 8 heads of 8192 keys, d 128."""
+    return figures["decode_over_numpy"]
+
+
+@_kept("1 - share of the FMA peak")
+def track_fma_peak_lost(figures: _Figures) -> float:
+    """Scores 2048², d 128, against multiplications and additions in registers."""
+    return figures["fma_peak_lost"]
+
+
+@_kept("seconds")
+def track_first_call_cold(figures: _Figures) -> float:
+    """A new process that computes scores, nothing compiled."""
+    return figures["first_call_cold"]
+
+
+@_kept("seconds")
+def track_first_call_cached(figures: _Figures) -> float:
+    """The same, compiled before."""
+    return figures["first_call_cached"]
+
+
+@_kept("time / NumPy's import")
+def track_import_over_numpy(figures: _Figures) -> float:
+    """A new process that imports numbattn."""
+    return figures["import_over_numpy"]
+
+
+@_kept("C of the error bound")
+def track_max_error(figures: _Figures) -> float:
+    """Attention 500×3001, d 96; 16 is allowed."""
+    return figures["max_error"]

@@ -3,7 +3,9 @@
 Two thread pools in one process spin and rob each other, and a shared machine may double
 its times from one second to the next. So each side is a `Worker`, a process of its own,
 the sides take turns, and what counts is the median of the ratios of neighbouring
-measurements. This file is also the worker's program (see `_serve`).
+measurements. A side that is not timed is suspended: the threads of a pool (OpenBLAS's,
+OpenMP's) spin on after their last work, on a core that the other side is timed on. This
+file is also the worker's program (see `_serve`).
 """
 
 from __future__ import annotations
@@ -16,15 +18,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from time import perf_counter, sleep
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
-# OpenBLAS's threads spin for tens of milliseconds after their last work (2**26 ticks),
-# on a core that the other side would be timed on
-SETTLE_SECONDS = 0.1
+ROUNDS = 3
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -82,13 +82,30 @@ class Worker:
             raise
 
     def seconds(self, number: int = 1) -> float:
-        """Return the mean time in seconds of `number` calls of ``run()`` in a row."""
+        """Return the time in seconds of a call of ``run()``.
+
+        That of the fastest of three rounds, the mean of a round of `number` calls: what
+        else the machine does makes a round slower, never faster.
+        """
         return self._ask({"number": number})
 
     def calibrate(self, at_least: float) -> int:
-        """Return how many calls in a row take about `at_least` seconds."""
+        """Return how many calls a round has, for three to take about `at_least`."""
         self.seconds()
-        return max(1, round(at_least / max(self.seconds(), 1e-7)))
+        return max(1, round(at_least / ROUNDS / max(self.seconds(), 1e-7)))
+
+    @contextlib.contextmanager
+    def alone(self, other: Worker) -> Iterator[None]:
+        """Suspend another worker, its spinning threads too, for the time being."""
+        import psutil
+
+        process = psutil.Process(other._process.pid)
+        process.suspend()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def close(self) -> None:
         """End the process."""
@@ -153,7 +170,12 @@ class Comparison:
 
 
 def compare(
-    first: Worker, second: Worker, *, pairs: int = 7, at_least: float = 0.05
+    first: Worker,
+    second: Worker,
+    *,
+    pairs: int = 7,
+    at_least: float = 0.03,
+    budget: float = 2.0,
 ) -> Comparison:
     """Measure two workers in turns.
 
@@ -162,29 +184,39 @@ def compare(
     first, second : Worker
         The two sides, both warmed by the calibration.
     pairs : int, default: 7
-        How many measurements of each side.
-    at_least : float, default: 0.05
-        Seconds that one measurement takes at least, by repeating short calls.
+        How many measurements of each side at least; more while the time lasts.
+    at_least : float, default: 0.03
+        Seconds that one measurement takes at least, by repeating short calls. Long
+        ones and few are worse than short ones and many: neighbours in time agree.
+    budget : float, default: 2.0
+        Seconds after which no further pair is begun.
 
     Returns
     -------
     Comparison
         Medians over the pairs.
     """
-    numbers = {side: side.calibrate(at_least) for side in (first, second)}
+    others = {first: second, second: first}
+    numbers: dict[Worker, int] = {}
+    for side, other in others.items():
+        with side.alone(other):
+            numbers[side] = side.calibrate(at_least)
     times: dict[Worker, list[float]] = {first: [], second: []}
-    for pair in range(pairs):
+    begin = perf_counter()
+    done = 0
+    while done < pairs or perf_counter() - begin < budget:
         # the order swaps, so that a machine growing slower favours nobody
-        for side in (first, second) if pair % 2 == 0 else (second, first):
-            sleep(SETTLE_SECONDS)
-            times[side].append(side.seconds(numbers[side]))
+        for side in (first, second) if done % 2 == 0 else (second, first):
+            with side.alone(others[side]):
+                times[side].append(side.seconds(numbers[side]))
+        done += 1
     return Comparison(
         first=statistics.median(times[first]),
         second=statistics.median(times[second]),
         ratio=statistics.median(
             a / b for a, b in zip(times[first], times[second], strict=True)
         ),
-        pairs=pairs,
+        pairs=done,
     )
 
 
@@ -212,10 +244,13 @@ def _serve() -> None:
 
 def _time(run: Any, number: int) -> float:
     run()  # untimed: wakes this process's threads and fills its caches
-    start = perf_counter()
-    for _ in range(number):
-        run()
-    return (perf_counter() - start) / number
+    rounds = []
+    for _ in range(ROUNDS):
+        start = perf_counter()
+        for _ in range(number):
+            run()
+        rounds.append((perf_counter() - start) / number)
+    return min(rounds)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 
@@ -18,7 +18,6 @@ import numbattn
 from numbattn.testing import assert_output, exact
 
 from .common import (
-    SETTLE_SECONDS,
     Case,
     WorkerError,
     compare,
@@ -144,7 +143,6 @@ class Growth:
 
 def _seconds(call: Callable[[], object]) -> float:
     """Return the time of a call, as the median of what fits into 0.2 s."""
-    sleep(SETTLE_SECONDS)
     times: list[float] = []
     while sum(times) < 0.2:
         begin = perf_counter()

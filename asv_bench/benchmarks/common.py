@@ -26,7 +26,6 @@ installed_peers = _peers.installed_peers
 program = _peers.program
 start = _peers.start
 variables = _peers.variables
-SETTLE_SECONDS = _timing.SETTLE_SECONDS
 Comparison = _timing.Comparison
 Worker = _timing.Worker
 WorkerError = _timing.WorkerError

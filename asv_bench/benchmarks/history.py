@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from statistics import median
 from time import perf_counter
 
@@ -50,37 +51,36 @@ numbattn.scores(x, x)
 
 def setup_cache() -> _Figures:
     """Return every figure of the commit that is installed."""
-    figures: _Figures = {}
-    with tempfile.TemporaryDirectory(prefix="numbattn-asv-") as folder:
-        os.environ["NUMBATTN_CACHE_DIR"] = folder
-        parts: dict[str, Callable[[], float]] = {
-            # the first, while nothing is compiled
-            "first_call_cold": lambda: _wall(_FIRST_CALL),
-            "first_call_cached": lambda: median(_wall(_FIRST_CALL) for _ in range(5)),
-            "import_over_numpy": _import_over_numpy,
-            "max_error": _max_error,
-            "fma_peak_lost": _fma_peak_lost,
-            **{
-                name: lambda case=case, peer=peer: _ratio(case, start(peer, case))
-                for name, (case, peer) in _RATIOS.items()
-            },
-        }
-        for name, part in parts.items():
-            try:
-                figures[name] = part()
-            except Exception as error:  # a commit that cannot do this one
-                sys.stderr.write(f"{name}: {error}\n")
-                figures[name] = math.nan
+    parts: dict[str, Callable[[], _Figures]] = {
+        "first calls": _first_calls,
+        "import": lambda: {"import_over_numpy": _import_over_numpy()},
+        "error": lambda: {"max_error": _max_error()},
+        "peak": lambda: {"fma_peak_lost": _fma_peak_lost()},
+        **{
+            name: lambda name=name, of=of: {name: _ratio(of[0], start(of[1], of[0]))}
+            for name, of in _RATIOS.items()
+        },
+    }
+    figures: _Figures = defaultdict(_no_figure)
+    for name, part in parts.items():
+        try:
+            figures.update(part())
+        except Exception as error:  # a commit that cannot do this one
+            sys.stderr.write(f"{name}: {error}\n")
     return figures
 
 
 setup_cache.timeout = 300
 
 
+def _no_figure() -> float:
+    return math.nan
+
+
 def _ratio(case: Case, other: Worker) -> float:
     """Return our time over the other side's."""
     with other as theirs, start("numbattn", case) as ours:
-        return compare(ours, theirs, pairs=7).ratio
+        return compare(ours, theirs, pairs=5, budget=1.0).ratio
 
 
 def _fma_peak_lost() -> float:
@@ -89,15 +89,23 @@ def _fma_peak_lost() -> float:
     return 1.0 - 1.0 / _ratio(case, fma_peak(case))
 
 
-def _wall(code: str) -> float:
+def _wall(code: str, env: Mapping[str, str] | None = None) -> float:
     """Return the seconds of a new interpreter that runs `code`."""
     begin = perf_counter()
-    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env=env)
     return perf_counter() - begin
 
 
+def _first_calls() -> _Figures:
+    """Return the seconds with an empty cache of kernels, and with the one it fills."""
+    with tempfile.TemporaryDirectory(prefix="numbattn-asv-") as folder:
+        env = {**os.environ, "NUMBATTN_CACHE_DIR": folder}
+        cold, *cached = (_wall(_FIRST_CALL, env) for _ in range(4))
+    return {"first_call_cold": cold, "first_call_cached": median(cached)}
+
+
 def _import_over_numpy() -> float:
-    return median(_wall("import numbattn") / _wall("import numpy") for _ in range(7))
+    return median(_wall("import numbattn") / _wall("import numpy") for _ in range(5))
 
 
 def _max_error() -> float:

@@ -95,11 +95,11 @@ class Worker:
         return max(1, round(at_least / ROUNDS / max(self.seconds(), 1e-7)))
 
     @contextlib.contextmanager
-    def alone(self, other: Worker) -> Iterator[None]:
-        """Suspend another worker, its spinning threads too, for the time being."""
+    def suspended(self) -> Iterator[None]:
+        """Let the process rest, the threads that spin for work too."""
         import psutil
 
-        process = psutil.Process(other._process.pid)
+        process = psutil.Process(self._process.pid)
         process.suspend()
         try:
             yield
@@ -199,7 +199,7 @@ def compare(
     others = {first: second, second: first}
     numbers: dict[Worker, int] = {}
     for side, other in others.items():
-        with side.alone(other):
+        with other.suspended():
             numbers[side] = side.calibrate(at_least)
     times: dict[Worker, list[float]] = {first: [], second: []}
     begin = perf_counter()
@@ -207,7 +207,7 @@ def compare(
     while done < pairs or perf_counter() - begin < budget:
         # the order swaps, so that a machine growing slower favours nobody
         for side in (first, second) if done % 2 == 0 else (second, first):
-            with side.alone(others[side]):
+            with others[side].suspended():
                 times[side].append(side.seconds(numbers[side]))
         done += 1
     return Comparison(

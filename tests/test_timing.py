@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from time import monotonic, sleep
 
+import psutil
 import pytest
 
 from numbattn._peers import (
@@ -58,10 +60,27 @@ def test_the_ratio_is_first_over_second() -> None:
         Worker(SLEEP, {"seconds": 0.02}) as slow,
         Worker(SLEEP, {"seconds": 0.005}) as fast,
     ):
-        found = compare(slow, fast, pairs=5)
+        found = compare(slow, fast, pairs=5, budget=0.0)
+        longer = compare(slow, fast, pairs=1, budget=0.5)
     assert 2 < found.ratio < 8
     assert found.first > found.second
     assert found.pairs == 5
+    assert longer.pairs > 1
+
+
+def test_a_side_that_is_not_timed_does_nothing() -> None:
+    source = "import threading\ndef spin():\n    while True: pass\n"
+    source += "threading.Thread(target=spin, daemon=True).start()\ndef run(): pass\n"
+    with Worker(source) as worker:
+        process = psutil.Process(worker._process.pid)
+        with worker.suspended():
+            deadline = monotonic() + 10
+            while process.status() != psutil.STATUS_STOPPED and monotonic() < deadline:
+                sleep(0.01)
+            used = process.cpu_times().user
+            sleep(0.2)
+            assert process.cpu_times().user == used
+        assert worker.seconds() > 0
 
 
 def test_a_short_call_is_repeated() -> None:

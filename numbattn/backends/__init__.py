@@ -18,9 +18,10 @@ these dtypes ("float32", "float64") need, and returns the kernels' names.
 `OptionError` that it raises is shown in their place. ``halves``, where it is True, says
 that `run` takes float16 and bfloat16 as they come (``problem.halves``): query, key and
 value are then of ``problem.dtype``, and so is `out`, which it rounds to itself; `lse`
-and a bias are of ``problem.acc_dtype`` always. ``rounds_weights``, where it is True,
-says that it then rounds each weight before it meets the values, which the kit's bound
-allows for. A backend of a device has what `DeviceBackend` lists, too.
+and a bias are of ``problem.acc_dtype`` always. ``rounds_weights`` maps the name of a
+dtype in which it rounds each weight before it meets the values to what that may change:
+a share of the weight, and a share of 1, both of which the kit's bound allows for. A
+backend of a device has what `DeviceBackend` lists, too.
 """
 
 from __future__ import annotations

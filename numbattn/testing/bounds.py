@@ -14,15 +14,16 @@ output   ``u * (1 + S + log2(1 + m / 64)) * sum(w |v|) + tiny * max|v|``
 and half a unit in the last place of the result where it is rounded once more (every
 output; the scores and weights of half precision). C = 16 holds always.
 
-A backend with ``rounds_weights`` multiplies weights of half precision, each rounded
-once (tensor cores do): its outputs of half precision may be off by ``u sum(w |v|)``
-more, with the u of their dtype. `results_of` says whose results are held to the bounds.
+A backend with ``rounds_weights`` multiplies values by weights of half precision (tensor
+cores do), and says for each dtype how far a weight is off: a share r of itself, and a
+share a of 1. Its outputs of that dtype may be off by ``r sum(w |v|) + a m max|v|``
+more. `results_of` says whose results are held to the bounds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -46,7 +47,8 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 C = 16.0
 LONG = np.longdouble
-_rounds_weights: ContextVar[bool] = ContextVar("rounds_weights", default=False)
+_NONE: Mapping[str, tuple[float, float]] = {}
+_rounds_weights = ContextVar("rounds_weights", default=_NONE)
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def results_of(backend: str) -> Iterator[None]:
     None
         Nothing.
     """
-    token = _rounds_weights.set(bool(getattr(load(backend), "rounds_weights", False)))
+    token = _rounds_weights.set(getattr(load(backend), "rounds_weights", _NONE))
     try:
         yield
     finally:
@@ -140,10 +142,10 @@ def assert_output(got: Any, want: Exact, c: float = C) -> float:
         unit = _roundoff(want.acc_dtype) * factor * want.output_magnitude
     unit = unit + _tiny(want.acc_dtype) * want.value_max
     rounding = _half_ulp(want, want.output, always=True)
-    if _rounds_weights.get() and want.dtype != want.acc_dtype:
-        with np.errstate(invalid="ignore"):
-            unit_of_half = LONG(2.0) ** -(_format(want.dtype)[0] + 1)
-            rounding = rounding + unit_of_half * want.output_magnitude
+    relative, absolute = _rounds_weights.get().get(want.dtype.name, (0.0, 0.0))
+    with np.errstate(invalid="ignore"):
+        rounding = rounding + LONG(relative) * want.output_magnitude
+        rounding = rounding + LONG(absolute) * m * want.value_max
     empty = ~np.any(want.attended, axis=-1, keepdims=True)
     rounding = np.where(empty, 0, rounding)
     unit = np.where(empty, 0, unit)

@@ -36,25 +36,10 @@ def test_the_small_kit_passes_in_the_simulator(part: int) -> None:
     assert said.strip() == f"ran {count} checks"
 
 
-def onnx_cases(selected: str) -> str:
-    return simulated(
-        "-m", "pytest", "-q", "-n0", "-k", f"cuda and {selected}", "tests/conformance"
-    )
-
-
 @needs_simulator
 def test_the_onnx_cases_pass_in_the_simulator() -> None:
-    assert "failed" not in onnx_cases("not 4d_causal_fp16 and not 4d_fp16")
-
-
-@needs_simulator
-@pytest.mark.xfail(
-    strict=True,
-    reason="float16: of two cases three outputs are one unit of float16 off, which is "
-    "more than ONNX allows: tensor cores get weights rounded to float16",
-)
-def test_the_onnx_cases_of_causal_float16_pass_in_the_simulator() -> None:
-    onnx_cases("(4d_causal_fp16 or 4d_fp16)")
+    said = simulated("-m", "pytest", "-q", "-n0", "-k", "cuda", "tests/conformance")
+    assert "93 passed" in said
 
 
 @needs_simulator

@@ -27,7 +27,11 @@ class CudaBackend:
 
     name = "cuda"
     halves = True
-    rounds_weights = True
+    # float16 in two parts: 22 bits, from 2^-25 on where the largest is 2^14 (fragments)
+    rounds_weights: Mapping[str, tuple[float, float]] = {
+        "float16": (2.0**-22, 2.0**-39),
+        "bfloat16": (2.0**-8, 0.0),
+    }
 
     def unavailable_reason(self) -> str | None:
         """Return what is missing for CUDA, None where it can run."""

@@ -10,6 +10,7 @@ at (i groups + n) 2 + e.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import log
 from typing import Any
 
@@ -169,17 +170,27 @@ def block_product(shape: TensorGeometry) -> Any:
 
 
 def _weights(c: Any, shape: TensorGeometry, weights: Any, atom: int, k: int) -> Any:
-    """Weights as a left operand: the elements that a lane has are those it needs.
+    """Weights as left operands, to be multiplied one after another.
 
-    Of TF32, which takes columns x and x + 4, these are columns 2 x and 2 x + 1: the
-    rows of V are taken in the same order.
+    The elements that a lane has are those it needs. Of TF32, which takes columns x and
+    x + 4, these are columns 2 x and 2 x + 1: the rows of V are taken in the same order.
+    Of float16 there are two operands: what rounding takes off the weights, which has
+    11 bits more of them, then the rounded.
     """
     groups = shape.keys // 8
     if shape.kind == "tf32":
         e = [c.get(weights, place) for place in _places(groups, atom, k)]
-        return [c.rounded(e[i]) for i in (0, 2, 1, 3)]
+        return [[c.rounded(e[i]) for i in (0, 2, 1, 3)]]
     e = [c.get(weights, p) for n in (0, 1) for p in _places(groups, atom, 2 * k + n)]
-    return [c.pack(e[i], e[i + 1]) for i in range(0, 8, 2)]
+    pairs = [e[i : i + 2] for i in range(0, 8, 2)]
+    most = [c.pack(*pair) for pair in pairs]
+    if shape.kind == "bfloat16":
+        return [most]
+    left = [
+        c.pack(*map(c.fsub, pair, c.halves(packed)))
+        for pair, packed in zip(pairs, most, strict=True)
+    ]
+    return [left, most]
 
 
 def column_product(shape: TensorGeometry) -> Any:
@@ -191,6 +202,9 @@ def column_product(shape: TensorGeometry) -> Any:
     groups, vectors = shape.block_d // 8, shape.block_d // shape.width
     tf32 = shape.kind == "tf32"
     depth = 8 if tf32 else 16
+    steps = shape.keys // depth
+    # all weights of float16, in two parts, would take more registers than there are
+    together = min(steps, 2) if shape.kind == "float16" else steps
     _, bits = turn(vectors)
 
     def operands(c: Any, shared: Any, at: Any, other: Any, k: int, first: int) -> Any:
@@ -211,20 +225,23 @@ def column_product(shape: TensorGeometry) -> Any:
         c: Any, outputs: Any, weights: Any, shared: Any, at: Any, other: Any,
         breadth: Any,
     ) -> None:  # fmt: skip
-        steps = range(shape.keys // depth)
-        a = [[_weights(c, shape, weights, i, k) for k in steps]
-             for i in range(shape.atoms)]  # fmt: skip
+        def act(steps: range) -> None:
+            a = {(i, k): _weights(c, shape, weights, i, k)
+                 for i in range(shape.atoms) for k in steps}  # fmt: skip
 
-        def part(first: int, last: int) -> None:
-            for k in steps:
-                for vector in range(first, last, STEP):
+            def part(first: int, last: int) -> None:
+                for k, vector in product(steps, range(first, last, STEP)):
                     group = vector * shape.width // 8
-                    for b in operands(c, shared, at, other, k, vector):
-                        for atom in range(shape.atoms):
-                            _multiply(c, outputs, groups, atom, group, a[atom][k], b)
-                        group += 1
+                    found = operands(c, shared, at, other, k, vector)
+                    for p, (n, b), i in product(
+                        range(len(a[0, k])), enumerate(found), range(shape.atoms)
+                    ):
+                        _multiply(c, outputs, groups, i, group + n, a[i, k][p], b)
 
-        _parts(c, shape.width, vectors, breadth, part)
+            _parts(c, shape.width, vectors, breadth, part)
+
+        for first in range(0, steps, together):
+            act(range(first, first + together))
 
     return operation("ttaiil", shape.kind, emit)
 

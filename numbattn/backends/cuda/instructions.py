@@ -143,6 +143,12 @@ class Code:
         text = f"cvt.rn.{name}.f32 $0, $1, $2;"
         return asm(self.builder, I32, [high, low], text, "=r,f,f", False)
 
+    def halves(self, packed):  # type: ignore[no-untyped-def]
+        """The floats of two float16 in a register."""
+        pair = self.builder.bitcast(packed, ir.VectorType(ir.HalfType(), 2))
+        each = [self.builder.extract_element(pair, ir.Constant(I32, i)) for i in (0, 1)]
+        return [self.builder.fpext(half, F32) for half in each]
+
     def rounded(self, x):  # type: ignore[no-untyped-def]
         """The bits of a float32, or itself, rounded to TF32."""
         if x.type == F32:

@@ -243,6 +243,9 @@ class Lanes:
     def pack(self, low: Any, high: Any) -> Any:
         return self.join(_narrowed(low, self.kind), _narrowed(high, self.kind))
 
+    def halves(self, packed: Any) -> list[Any]:
+        return list(self.numbers(packed).T)
+
     def rounded(self, x: Any) -> Any:
         bits = np.ascontiguousarray(x).view(np.uint32)
         tf32 = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -25,6 +26,8 @@ from types import TracebackType
 from typing import Any, Self
 
 ROUNDS = 3
+
+LONGEST_SECONDS = 12.0  # of one comparison, where the machine is not quiet
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -88,6 +91,13 @@ class Worker:
         else the machine does makes a round slower, never faster.
         """
         return self._ask({"number": number})
+
+    def first_call(self) -> float:
+        """Return the time in seconds of one call of ``run()``, nothing called before.
+
+        Only the first answer of a worker is that of a first call.
+        """
+        return self._ask({"number": 1, "warm": False})
 
     def calibrate(self, at_least: float) -> int:
         """Return how many calls a round has, for three to take about `at_least`."""
@@ -176,6 +186,7 @@ def compare(
     pairs: int = 7,
     at_least: float = 0.03,
     budget: float = 2.0,
+    precision: float | None = None,
 ) -> Comparison:
     """Measure two workers in turns.
 
@@ -190,6 +201,9 @@ def compare(
         ones and few are worse than short ones and many: neighbours in time agree.
     budget : float, default: 2.0
         Seconds after which no further pair is begun.
+    precision : float, optional
+        Go on after that until the ratio's relative standard error is below this, for
+        `LONGEST_SECONDS` at most.
 
     Returns
     -------
@@ -202,22 +216,39 @@ def compare(
         with other.suspended():
             numbers[side] = side.calibrate(at_least)
     times: dict[Worker, list[float]] = {first: [], second: []}
+    ratios: list[float] = []
     begin = perf_counter()
-    done = 0
-    while done < pairs or perf_counter() - begin < budget:
+
+    def go_on() -> bool:
+        spent = perf_counter() - begin
+        if len(ratios) < pairs or spent < budget:
+            return True
+        wanted = precision is not None and _standard_error(ratios) > precision
+        return wanted and spent < LONGEST_SECONDS
+
+    while go_on():
         # the order swaps, so that a machine growing slower favours nobody
-        for side in (first, second) if done % 2 == 0 else (second, first):
+        for side in (first, second) if len(ratios) % 2 == 0 else (second, first):
             with others[side].suspended():
                 times[side].append(side.seconds(numbers[side]))
-        done += 1
+        ratios.append(times[first][-1] / times[second][-1])
     return Comparison(
         first=statistics.median(times[first]),
         second=statistics.median(times[second]),
-        ratio=statistics.median(
-            a / b for a, b in zip(times[first], times[second], strict=True)
-        ),
-        pairs=done,
+        ratio=statistics.median(ratios),
+        pairs=len(ratios),
     )
+
+
+def _standard_error(ratios: list[float]) -> float:
+    """Return that of their median, relative to it, from the median deviation.
+
+    1.4826 makes a standard deviation of it, 1.2533 a median's error of a mean's; both
+    are those of normal numbers, and bursts of other work hardly count.
+    """
+    middle = statistics.median(ratios)
+    deviation = statistics.median(abs(ratio / middle - 1.0) for ratio in ratios)
+    return 1.2533 * 1.4826 * deviation / math.sqrt(len(ratios))
 
 
 def _serve() -> None:
@@ -234,7 +265,7 @@ def _serve() -> None:
                 exec(compile(request["source"], "<timed code>", "exec"), namespace)
                 seconds = 0.0
             else:
-                seconds = _time(namespace["run"], request["number"])
+                seconds = _time(namespace["run"], **request)
             answer: dict[str, Any] = {"seconds": seconds}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
@@ -242,10 +273,11 @@ def _serve() -> None:
         answers.flush()
 
 
-def _time(run: Any, number: int) -> float:
-    run()  # untimed: wakes this process's threads and fills its caches
+def _time(run: Any, number: int, warm: bool = True) -> float:
+    if warm:
+        run()  # untimed: wakes this process's threads and fills its caches
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if warm else 1):
         start = perf_counter()
         for _ in range(number):
             run()

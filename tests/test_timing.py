@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from time import monotonic, sleep
 
 import psutil
 import pytest
 
+from numbattn import _timing
 from numbattn._peers import (
     ARRAYS,
     FASTEST,
@@ -81,6 +83,38 @@ def test_a_side_that_is_not_timed_does_nothing() -> None:
             sleep(0.2)
             assert process.cpu_times().user == used
         assert worker.seconds() > 0
+
+
+def test_it_goes_on_until_the_ratio_is_precise(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "number = 0\ndef run(): pass"
+    with Worker(source) as one, Worker(source) as other:
+        steady, noisy = itertools.repeat(2.0), itertools.cycle([1.0, 2.0, 4.0, 3.0])
+        monkeypatch.setattr(one, "seconds", lambda number=1: next(steady))
+        monkeypatch.setattr(other, "seconds", lambda number=1: 1.0)
+        assert compare(one, other, pairs=3, precision=0.01).pairs == 3
+        monkeypatch.setattr(one, "seconds", lambda number=1: next(noisy))
+        assert compare(one, other, pairs=3).pairs == 3
+        # a deviation of a half, over the root of the number
+        found = compare(one, other, pairs=3, precision=0.4)
+        assert 3 < found.pairs < 12
+        assert compare(one, other, pairs=3, precision=0.3).pairs > found.pairs
+        monkeypatch.setattr(_timing, "LONGEST_SECONDS", 0.0)
+        assert compare(one, other, pairs=3, precision=0.01).pairs == 3
+
+
+def test_a_first_call_is_not_warmed() -> None:
+    source = """
+import time
+calls = 0
+def run():
+    global calls
+    calls += 1
+    time.sleep(0.05 if calls == 1 else 0)
+"""
+    with Worker(source) as worker:
+        assert worker.first_call() >= 0.05
+    with Worker(source) as worker:
+        assert worker.seconds() < 0.05
 
 
 def test_a_short_call_is_repeated() -> None:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: how two sides are timed, and the problems.
+"""What the benchmarks share: how two sides are timed, and our calls.
 
 The measuring is this checkout's, the measured numbattn is the installed one: asv runs
 today's benchmarks on old commits, which timed otherwise or not at all. So `_timing` and
@@ -30,24 +30,6 @@ Comparison = _timing.Comparison
 Worker = _timing.Worker
 WorkerError = _timing.WorkerError
 compare = _timing.compare
-
-CASES = {
-    str(case): case
-    for case in (
-        Case("scores", 512, 512, 64),
-        Case("scores", 2048, 2048, 64),
-        Case("scores", 8192, 8192, 64),
-        Case("scores", 2048, 2048, 128),
-        Case("scores", 8192, 8192, 128),
-        Case("scores", 2048, 2048, 2048),
-        Case("scores", 1024, 1024, 64, lead=(16,)),
-        Case("scores", 513, 1025, 80),
-        Case("scores", 1000, 3001, 96),
-        Case("scores", 1, 8192, 128),
-        Case("scores", 2048, 2048, 64, dtype="float64"),
-        Case("weights", 2048, 2048, 64, lead=(8,)),
-    )
-}
 
 
 def namespace(case: Any) -> dict[str, Any]:

@@ -1,49 +1,85 @@
-"""Scores: speed against NumPy, time, memory and error.
-
-A ratio is time over time, ours first: lower is better, so that a regression is an
-upward step. The versions are pinned: editing a benchmark must not orphan its history.
-"""
+"""Scores: speed against peers and machine, and time."""
 
 from __future__ import annotations
 
 import numpy as np
 
-import numbattn
+from .common import Case, prepared, start
+from .machine import fma_peak, plain_read
+from .sides import PEERS, Sides, Start, against, kept, lacking
 
-from .common import CASES, Case, compare, prepared, start
+CASES = {
+    "512x512 d64": Case("scores", 512, 512, 64),
+    "2048x2048 d64": Case("scores", 2048, 2048, 64),
+    "8192x8192 d64": Case("scores", 8192, 8192, 64),
+    "2048x2048 d128": Case("scores", 2048, 2048, 128),
+    "2048x2048 d2048": Case("scores", 2048, 2048, 2048),
+    "16x1024x1024 d64": Case("scores", 1024, 1024, 64, lead=(16,)),
+    "1000x3001 d96": Case("scores", 1000, 3001, 96),
+    "1x8192 d128": Case("scores", 1, 8192, 128),
+    "2048x2048 d64 float64": Case("scores", 2048, 2048, 64, dtype="float64"),
+}
+PRODUCTS = ["2048x2048 d128", "2048x2048 d64 float64", "8192x8192 d64"]
 
 
-class AgainstNumpy:
-    """Each side in its own process, in turns, median of the pairwise ratios."""
+class AgainstPeers(Sides):
+    """The product of two matrices, `out` given to both."""
 
-    params = (list(CASES),)
+    params = (list(CASES), PEERS)
+    param_names = ("case", "peer")
+
+    def sides(self, case: str, peer: str) -> tuple[Start, Start]:  # noqa: D102
+        return against(CASES[case], peer)
+
+    @kept("time / the peer's time")
+    def track_ratio(self, case: str, peer: str) -> float:
+        """Our time over the peer's, by the fastest way that it offers."""
+        return self.compared().ratio
+
+
+class AgainstTheArithmetic(Sides):
+    """The multiplications and additions of the product, in registers."""
+
+    params = (PRODUCTS,)
     param_names = ("case",)
-    timeout = 300
 
-    def track_ratio(self, name: str) -> float:
-        """Our time over NumPy's, `out` given to both."""
-        case = CASES[name]
-        with start("numbattn", case) as ours, start("numpy", case) as theirs:
-            return compare(ours, theirs).ratio
+    def sides(self, case: str) -> tuple[Start, Start]:  # noqa: D102
+        return (
+            lambda: start("numbattn", CASES[case]),
+            lambda: fma_peak(CASES[case]),
+        )
 
-    track_ratio.unit = "time / NumPy's time"
-    track_ratio.version = "1"
+    @kept("1 - share of the FMA peak")
+    def track_fma_peak_lost(self, case: str) -> float:
+        """What the processor could have computed in our time, and we did not."""
+        return self.lost()
 
 
-class Causal:
+class AgainstTheRead(Sides):
+    """One query: the keys are read once, and hardly anything is computed."""
+
+    def sides(self) -> tuple[Start, Start]:  # noqa: D102
+        case = CASES["1x8192 d128"]
+        return lambda: start("numbattn", case), lambda: plain_read(case)
+
+    @kept("1 - share of the read bandwidth")
+    def track_read_bandwidth_lost(self) -> float:
+        """What could have been read in our time, and was not."""
+        return self.lost()
+
+
+class Causal(Sides):
     """Masked tiles are skipped, not computed."""
 
-    timeout = 300
-
-    def track_ratio(self) -> float:
-        """Time of causal scores over the time of all of them, 4096², d 128."""
+    def sides(self) -> tuple[Start, Start]:  # noqa: D102
         causal = Case("scores", 4096, 4096, 128, causal=True)
         full = Case("scores", 4096, 4096, 128)
-        with start("numbattn", causal) as one, start("numbattn", full) as all_of_it:
-            return compare(one, all_of_it).ratio
+        return lambda: start("numbattn", causal), lambda: start("numbattn", full)
 
-    track_ratio.unit = "time / full time"
-    track_ratio.version = "1"
+    @kept("time / full time")
+    def track_ratio(self) -> float:
+        """Time of causal scores over the time of all of them, 4096², d 128."""
+        return self.compared().ratio
 
 
 class Time:
@@ -51,72 +87,35 @@ class Time:
 
     params = (list(CASES),)
     param_names = ("case",)
+    version = "1"
+    rounds = 1
+    timeout = 300
 
-    def setup(self, name: str) -> None:
+    def setup(self, case: str) -> None:
         """Take the call; the first use makes it."""
-        self.run = prepared(CASES[name])
+        with lacking():
+            self.run = prepared(CASES[case])
 
-    def time_call(self, name: str) -> None:
+    def time_call(self, case: str) -> None:
         """Call."""
         self.run()
-
-    time_call.version = "1"
 
 
 class SmallCall:
     """What a call costs over the arithmetic."""
 
+    version = "1"
     number = 1000
 
     def setup(self) -> None:
         """Make the arrays, and call once."""
+        import numbattn
+
+        self.scores = numbattn.scores
         self.x = np.zeros((16, 64), np.float32)
         self.out = np.zeros((16, 16), np.float32)
         self.time_small_call()
 
     def time_small_call(self) -> None:
         """Call on 16×16, d 64."""
-        numbattn.scores(self.x, self.x, out=self.out)
-
-    time_small_call.version = "1"
-
-
-class Memory:
-    """Peak memory of the process; the inputs are 4 MiB."""
-
-    def setup(self) -> None:
-        """Make the inputs."""
-        rng = np.random.default_rng(0)
-        self.query, self.key = rng.standard_normal((2, 8192, 64), dtype=np.float32)
-
-    def peakmem_scores(self) -> None:
-        """Form a matrix of 256 MiB."""
-        numbattn.scores(self.query, self.key)
-
-    def peakmem_iter_scores(self) -> None:
-        """Go through the same in blocks of at most 16 MiB, none of them kept."""
-        for _ in numbattn.iter_scores(self.query, self.key, max_memory="16 MiB"):
-            pass
-
-    def peakmem_attention(self) -> None:
-        """Compute attention of the same size, which never forms the matrix."""
-        numbattn.attention(self.query, self.key, self.key)
-
-    peakmem_scores.version = "1"
-    peakmem_iter_scores.version = "1"
-    peakmem_attention.version = "1"
-
-
-def track_max_error() -> float:
-    """Return the largest error of float32 scores, in units of the error bound's u."""
-    rng = np.random.default_rng(0)
-    query, key = rng.standard_normal((2, 512, 128), dtype=np.float32)
-    wide_query, wide_key = query.astype(np.float64), key.astype(np.float64)
-    exact = wide_query @ wide_key.T
-    size = np.abs(wide_query) @ np.abs(wide_key).T + np.abs(exact)
-    error = np.abs(numbattn.scores(query, key) - exact)
-    return float((error / size).max() * 2**24)
-
-
-track_max_error.unit = "u"
-track_max_error.version = "1"
+        self.scores(self.x, self.x, out=self.out)

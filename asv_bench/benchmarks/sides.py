@@ -1,0 +1,95 @@
+"""Benchmarks of two processes: what they compare, and what an old commit lacks.
+
+A ratio is time over time, ours first: lower is better, so that a regression is an
+upward step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from .common import (
+    Case,
+    Comparison,
+    Worker,
+    WorkerError,
+    compare,
+    installed_peers,
+    start,
+)
+
+PEERS = ["numpy", "torch", "onnxruntime", "jax"]
+LACKING = (AttributeError, ImportError, TypeError)
+"""What a name or an option raises that the measured commit does not have."""
+_SAID = {"AttributeError", "ImportError", "ModuleNotFoundError", "TypeError"} | {
+    "NotImplementedError"  # a peer has no operator for it
+}
+PRECISION = 0.01
+"""Standard error of a ratio below which no more pairs are measured."""
+
+Start = Callable[[], Worker]
+
+
+def kept(unit: str) -> Callable[[Callable[..., float]], Callable[..., float]]:
+    """Give a figure its unit, and a version that editing it leaves alone."""
+
+    def give(track: Callable[..., float]) -> Callable[..., float]:
+        track.unit, track.version = unit, "1"  # type: ignore[attr-defined]
+        return track
+
+    return give
+
+
+@contextmanager
+def lacking() -> Iterator[None]:
+    """Raise NotImplementedError, which asv takes as "n/a", for what is not there."""
+    try:
+        yield
+    except LACKING as error:
+        raise NotImplementedError(f"not in this commit: {error}") from error
+    except WorkerError as error:
+        if str(error).split(":")[0] in _SAID:
+            raise NotImplementedError(str(error)) from error
+        raise
+
+
+class Sides:
+    """Two processes from setup to teardown; `sides` of a class says which."""
+
+    timeout = 300
+
+    def sides(self, *params: str) -> tuple[Start, Start]:
+        """Return what starts our process and what starts the other."""
+        raise NotImplementedError
+
+    def setup(self, *params: str) -> None:
+        """Start both, ours with a first call."""
+        self.running = ExitStack()  # asv calls teardown where setup has left it out
+        with ExitStack() as running, lacking():
+            first, second = self.sides(*params)
+            self.ours = running.enter_context(first())
+            self.ours.seconds()
+            self.theirs = running.enter_context(second())
+            self.running = running.pop_all()
+
+    def compared(self) -> Comparison:
+        """Measure both in turns; `found` keeps it for stability.py."""
+        self.found = compare(self.ours, self.theirs, precision=PRECISION)
+        return self.found
+
+    def lost(self) -> float:
+        """Return which share of the other side's speed ours does not reach."""
+        return 1.0 - 1.0 / self.compared().ratio
+
+    def teardown(self, *params: str) -> None:
+        """End both."""
+        self.running.close()
+
+
+def against(case: Case, peer: str) -> tuple[Start, Start]:
+    """Return our side of a case and a peer's, which has to be installed."""
+    why = installed_peers().get(peer, f"no side of a comparison is named {peer}")
+    if why is not None:
+        raise NotImplementedError(why)
+    return lambda: start("numbattn", case), lambda: start(peer, case)

@@ -22,6 +22,7 @@ import numpy as np
 
 from .common import Case, Worker, compare, start
 from .machine import fma_peak
+from .sides import kept
 
 _HEADS = Case("attention", 2048, 2048, 64, lead=(1, 8))
 _RATIOS = {
@@ -141,83 +142,73 @@ _PARTS: dict[str, Callable[[], float]] = {
 NAMES = tuple(_PARTS)
 
 
-def _kept(unit: str) -> Callable[[Callable[..., float]], Callable[..., float]]:
-    """Give a benchmark its unit, and a version that editing it leaves alone."""
-
-    def give(track: Callable[..., float]) -> Callable[..., float]:
-        track.unit, track.version = unit, "1"  # type: ignore[attr-defined]
-        return track
-
-    return give
-
-
-@_kept("time / NumPy's time")
+@kept("time / NumPy's time")
 def track_scores_2048_over_numpy(figures: _Figures) -> float:
     """Scores 2048², d 64."""
     return figures["scores_2048_over_numpy"]
 
 
-@_kept("time / NumPy's time")
+@kept("time / NumPy's time")
 def track_scores_ragged_over_numpy(figures: _Figures) -> float:
     """Scores 1000×3001, d 96: no size is a multiple of a tile."""
     return figures["scores_ragged_over_numpy"]
 
 
-@_kept("time / NumPy's time")
+@kept("time / NumPy's time")
 def track_weights_over_numpy(figures: _Figures) -> float:
     """Softmax weights, 8 heads 1024², d 64."""
     return figures["weights_over_numpy"]
 
 
-@_kept("time / PyTorch's time")
+@kept("time / PyTorch's time")
 def track_attention_2048_over_torch(figures: _Figures) -> float:
     """Attention, 8 heads 2048², d 64."""
     return figures["attention_2048_over_torch"]
 
 
-@_kept("time / PyTorch's time")
+@kept("time / PyTorch's time")
 def track_attention_causal_over_torch(figures: _Figures) -> float:
     """The same, causal."""
     return figures["attention_causal_over_torch"]
 
 
-@_kept("time / ONNX Runtime's time")
+@kept("time / ONNX Runtime's time")
 def track_attention_512_over_onnxruntime(figures: _Figures) -> float:
     """Attention, 8 heads 512², d 64, by ONNX Runtime's fastest operator."""
     return figures["attention_512_over_onnxruntime"]
 
 
-@_kept("time / NumPy's time")
+@kept("time / NumPy's time")
 def track_decode_over_numpy(figures: _Figures) -> float:
     """One query in each of 32 heads over 8 heads of 8192 keys, d 128."""
     return figures["decode_over_numpy"]
 
 
-@_kept("1 - share of the FMA peak")
+@kept("1 - share of the FMA peak")
 def track_fma_peak_lost(figures: _Figures) -> float:
     """Scores 2048², d 128, against multiplications and additions in registers."""
     return figures["fma_peak_lost"]
 
 
-@_kept("seconds")
+@kept("seconds")
 def track_first_call_cold(figures: _Figures) -> float:
     """A new process that computes scores, nothing compiled."""
     return figures["first_call_cold"]
 
 
-@_kept("seconds")
+@kept("seconds")
 def track_first_call_cached(figures: _Figures) -> float:
     """The same, compiled before."""
     return figures["first_call_cached"]
 
 
-@_kept("time / NumPy's import")
+@kept("time / NumPy's import")
 def track_import_over_numpy(figures: _Figures) -> float:
     """A new process that imports numbattn."""
     return figures["import_over_numpy"]
 
 
-@_kept("C of the error bound")
+@kept("C of the error bound")
 def track_max_error(figures: _Figures) -> float:
     """Attention 500×3001, d 96; 16 is allowed."""
     return figures["max_error"]

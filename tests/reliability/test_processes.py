@@ -108,6 +108,37 @@ assert (numbattn.scores(x, x) == 64).all()
     )
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_fork_waits_for_a_compiler_as_long_as_it_works(works: bool) -> None:
+    """However slow it is; one that waits, maybe for this thread, holds nobody up."""
+    code = f"""
+import os, threading, time
+from numbattn.backends.cpu import launch
+launch.FORK_TICK, launch.FORK_TICKS = 0.05, 20  # 1 s
+begun, over = threading.Event(), threading.Event()
+def compile():
+    with launch.compiling():
+        begun.set()
+        while {works} and time.thread_time() < 3:
+            pass
+        if not {works}:
+            over.wait()
+thread = threading.Thread(target=compile)
+thread.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    os._exit(0 if launch._compiling.acquire(blocking=False) else 3)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert launch._held_over_fork == {works}
+over.set()
+thread.join()
+assert launch._compiling.acquire(blocking=False)  # and the parent gave it back
+"""
+    python(code)
+
+
 def test_fork_in_a_progress_callback() -> None:
     """A child in the midst of a job goes on with it alone, and so does the parent."""
     code = """

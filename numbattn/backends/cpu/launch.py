@@ -15,6 +15,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from _thread import get_ident
 from collections.abc import Iterator, Sequence
 from types import FunctionType
@@ -35,16 +36,40 @@ from . import cache, cores, slabs
 SLAB_SECONDS = 0.05  # Ctrl-C, progress and other threads wait for a slab at most
 SLAB_FLOPS = 2e8  # below it 2 ms, or 0.1 s without vectors: one slab, and no clock
 SERIAL_FLOPS = 1e6  # below it waking a thread (5 us) costs more than it gives
-FORK_SECONDS = 60.0  # a fork waits so long for another thread's compilation (3 s)
+FORK_TICK = 0.1  # seconds; a fork looks so often whether the compiler is at work
+FORK_TICKS = 600  # so often without progress, a fork goes on without it
 
 _compiling = threading.RLock()
+_clock: int | None = None  # counts the CPU time of the thread that compiled last
 _held_over_fork = False
 
 
+def _compiler_time() -> float:
+    """CPU time of the thread that compiles; 0 where threads have no clocks (macOS)."""
+    if _clock is None:
+        return 0.0
+    try:
+        return time.clock_gettime(_clock)
+    except OSError:  # the thread has just ended
+        return 0.0
+
+
 def _before_fork() -> None:
-    """Wait for the compiler: its locks would stay locked in the child for ever."""
+    """Wait for the compiler: its locks would stay locked in the child for ever.
+
+    It takes 3 s, a minute on a busy machine, longer where the process is stopped: so
+    no time is set while it works. Only if it does nothing, as where it waits for what
+    this thread has locked (a module's import), the fork goes on without it.
+    """
     global _held_over_fork
-    _held_over_fork = _compiling.acquire(timeout=FORK_SECONDS)
+    _held_over_fork, before, idle = False, -1.0, 0
+    while idle < FORK_TICKS:
+        if _compiling.acquire(timeout=FORK_TICK):
+            _held_over_fork = True
+            return
+        now = _compiler_time()
+        idle = 0 if now != before else idle + 1
+        before = now
 
 
 def _after_fork_in_parent() -> None:
@@ -91,7 +116,10 @@ def _hearing_interrupts() -> Iterator[None]:
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
     """Hold the compiler: one thread at a time, and no fork meanwhile."""
+    global _clock
     with _compiling, _hearing_interrupts():
+        if hasattr(time, "pthread_getcpuclockid"):
+            _clock = time.pthread_getcpuclockid(get_ident())
         yield
 
 

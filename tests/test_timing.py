@@ -91,15 +91,17 @@ def test_it_goes_on_until_the_ratio_is_precise(monkeypatch: pytest.MonkeyPatch) 
         steady, noisy = itertools.repeat(2.0), itertools.cycle([1.0, 2.0, 4.0, 3.0])
         monkeypatch.setattr(one, "seconds", lambda number=1: next(steady))
         monkeypatch.setattr(other, "seconds", lambda number=1: 1.0)
-        assert compare(one, other, pairs=3, precision=0.01).pairs == 3
+        assert compare(one, other, pairs=3, budget=0.0, precision=0.01).pairs == 3
         monkeypatch.setattr(one, "seconds", lambda number=1: next(noisy))
-        assert compare(one, other, pairs=3).pairs == 3
+        assert compare(one, other, pairs=3, budget=0.0).pairs == 3
         # a deviation of a half, over the root of the number
-        found = compare(one, other, pairs=3, precision=0.4)
+        found = compare(one, other, pairs=3, budget=0.0, precision=0.4)
         assert 3 < found.pairs < 12
-        assert compare(one, other, pairs=3, precision=0.3).pairs > found.pairs
+        assert (
+            compare(one, other, pairs=3, budget=0.0, precision=0.3).pairs > found.pairs
+        )
         monkeypatch.setattr(_timing, "LONGEST_SECONDS", 0.0)
-        assert compare(one, other, pairs=3, precision=0.01).pairs == 3
+        assert compare(one, other, pairs=3, budget=0.0, precision=0.01).pairs == 3
 
 
 def test_a_first_call_is_not_warmed() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 
-from .common import SETTLE_SECONDS, Case, prepared, start
+from .common import Case, prepared, start
 from .machine import fma_peak
 from .sides import PEERS, Sides, Start, against, kept, lacking
 
@@ -107,7 +107,6 @@ class Growth:
 
 def _seconds(call: Callable[[], object]) -> float:
     """Return the time of a call, as the median of what fits into 0.2 s."""
-    sleep(SETTLE_SECONDS)
     times: list[float] = []
     while sum(times) < 0.2:
         begin = perf_counter()

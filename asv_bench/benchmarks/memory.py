@@ -39,16 +39,26 @@ class Call:
         """Call, in a process that holds the arrays too."""
         self.row["run"]()
 
-    @kept("bytes")
-    def track_workspace(self, row: str) -> float:
-        """Return the estimate of what is taken beside the arrays."""
-        case, made = ROWS[row], self.row
+
+class Estimate:
+    """What a call is held to before it allocates, `out` given."""
+
+    params = (list(ROWS),)
+    param_names = ("row",)
+
+    def setup(self, row: str) -> None:
+        """Estimate."""
+        case, made = ROWS[row], namespace(ROWS[row])
         given = made["given"] | {"is_causal": case.causal, "operation": case.operation}
         with lacking():
             from numbattn import estimate_memory
 
-            found = estimate_memory(*made["arrays"], out=made["out"], **given)
-        return float(found.total)
+            self.found = estimate_memory(*made["arrays"], out=made["out"], **given)
+
+    @kept("bytes")
+    def track_workspace(self, row: str) -> float:
+        """Return the bytes that are taken beside the arrays."""
+        return float(self.found.total)
 
 
 class Blocks:

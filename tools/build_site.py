@@ -1,0 +1,65 @@
+"""Build the site from what is committed, without a network.
+
+``python tools/build_site.py`` builds all of it into build/site: the documentation, and
+the pages of ``asv publish`` in ``history/``. ``python tools/build_site.py history``
+builds a part. Needs ``numbattn[bench,docs,plot]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from website import history
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("docs", "history")
+
+
+def build_docs(into: Path) -> None:
+    """Run Sphinx, with warnings as errors."""
+    if not (ROOT / "docs" / "conf.py").is_file():
+        print("docs: left out, there is no docs/conf.py")
+        return
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    subprocess.run([*command, str(ROOT / "docs"), str(into)], check=True)
+
+
+def main() -> int:
+    """Build what is asked for, and say where it is."""
+    parser = argparse.ArgumentParser(description="Build the site.")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        choices=PARTS,
+        default=PARTS,
+        help="both unless named",
+    )
+    parser.add_argument(
+        "--config", type=Path, default=ROOT / "asv_bench" / "asv.conf.json"
+    )
+    parser.add_argument("--into", type=Path, default=ROOT / "build" / "site")
+    asked = parser.parse_args()
+    asked.into.mkdir(parents=True, exist_ok=True)
+    try:
+        for part in asked.parts:
+            _build(part, asked)
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"build_site.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _build(part: str, asked: argparse.Namespace) -> None:
+    if part == "docs":
+        build_docs(asked.into)
+    else:
+        history.publish(asked.config, asked.into / "history")
+        print(asked.into / "history" / "index.html")
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,10 @@
 """Build the site from what is committed, without a network.
 
-``python tools/build_site.py`` builds all of it into build/site: the documentation, and
-the pages of ``asv publish`` in ``history/``. ``python tools/build_site.py history``
-builds a part. Needs ``numbattn[bench,docs,plot]``.
+``python tools/build_site.py`` builds all of it into build/site: the documentation, the
+pages of ``asv publish`` in ``history/``, and in ``benchmarks-summary/`` a summary that
+needs no JavaScript. ``python tools/build_site.py summary`` builds a part; ``python
+tools/build_site.py picture`` draws the README's picture of speed anew. Needs
+``numbattn[bench,docs,plot]``.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from website import history
+from website import history, measured, picture, summary
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("docs", "history")
+PARTS = ("docs", "history", "summary")  # the summary links to what was built before
 
 
 def build_docs(into: Path) -> None:
@@ -33,20 +35,21 @@ def main() -> int:
     parser.add_argument(
         "parts",
         nargs="*",
-        choices=PARTS,
+        choices=[*PARTS, "picture"],
         default=PARTS,
-        help="both unless named",
+        help="docs, history and summary unless named",
     )
     parser.add_argument(
         "--config", type=Path, default=ROOT / "asv_bench" / "asv.conf.json"
     )
     parser.add_argument("--into", type=Path, default=ROOT / "build" / "site")
+    parser.add_argument("--machine", help="whose results, where several have some")
     asked = parser.parse_args()
     asked.into.mkdir(parents=True, exist_ok=True)
     try:
         for part in asked.parts:
             _build(part, asked)
-    except (RuntimeError, subprocess.CalledProcessError) as error:
+    except (ValueError, RuntimeError, subprocess.CalledProcessError) as error:
         print(f"build_site.py: {error}", file=sys.stderr)
         return 1
     return 0
@@ -55,10 +58,19 @@ def main() -> int:
 def _build(part: str, asked: argparse.Namespace) -> None:
     if part == "docs":
         build_docs(asked.into)
-    else:
+        return
+    if part == "history":
         history.publish(asked.config, asked.into / "history")
         print(asked.into / "history" / "index.html")
         return
+    results = measured.read(asked.config, asked.machine)
+    if part == "summary":
+        summary.write(results, asked.into / "benchmarks-summary")
+        print(asked.into / "benchmarks-summary" / "index.html")
+    else:
+        into = ROOT / "docs" / "pictures" / "speed.png"
+        picture.draw(results, into)
+        print(into)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built site."""
     into = tmp_path_factory.mktemp("site")
-    built = build("history", "--config", config, "--into", into)
+    built = build("history", "summary", "--config", config, "--into", into)
     assert built.returncode == 0, built.stderr
     return into
 

@@ -163,12 +163,31 @@ class Browser:
             self.driver.execute_script(f"window.scrollTo(0, {top})")
         self.settle()
 
+    def target(self) -> str:
+        """Return the text of what the address's # names, empty where it is hidden."""
+        return str(
+            self.driver.execute_script(
+                "const at = document.querySelector(':target');"
+                "return at && at.checkVisibility() ? at.innerText : ''"
+            )
+        )
+
+    def links(self, selector: str) -> list[str]:
+        """Return where some of the links lead."""
+        return list(
+            self.driver.execute_script(
+                "return [...document.querySelectorAll(arguments[0])].map(a => a.href)",
+                selector,
+            )
+        )
+
     def save(self, into: Path, whole: bool = False) -> None:
         """Save a picture of the window, or of the whole page."""
         if not whole:
             self.driver.save_screenshot(str(into))
             return
         height = self.driver.execute_script(_HEIGHT)
+        self.driver.execute_script("window.scrollTo(0, 0)")
         self.driver.set_window_size(1280, min(height + 200, 6000))
         self.driver.save_screenshot(str(into))
         self.driver.set_window_size(1280, 900)

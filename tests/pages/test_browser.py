@@ -100,6 +100,17 @@ def test_the_other_pages_have_their_tables(
         assert "history.track_scores_2048_over_numpy" in text
 
 
+def test_a_commit_s_link_leads_to_its_figures(
+    browser: Browser, site: Path, picture: Callable[[str], Path]
+) -> None:
+    with served(site) as at:
+        assert browser.show(f"{at}/history/index.html#/regressions") == []
+        link, *_ = browser.links("#regressions-body td a[href*='summary']")
+        assert browser.show(link) == []
+        assert browser.target().startswith(link.split("#")[1])
+        browser.save(picture("commit"))
+
+
 def test_every_benchmark_has_a_page_with_its_graphs(
     browser: Browser, shown: Path, address: str, picture: Callable[[str], Path]
 ) -> None:

@@ -194,6 +194,18 @@ def test_the_first_commit_alone_can_be_shown(config: Path, tmp_path: Path) -> No
     assert len(list((tmp_path / "summary").glob("*.svg"))) == len(FIGURES)
 
 
+def test_asv_s_links_to_commits_lead_to_lines_of_the_values(
+    site: Path, results: Measured
+) -> None:
+    index = json.loads((site / "history" / "index.json").read_text())
+    assert index["hash_length"] == 8
+    path, fragment = index["show_commit_url"].split("#")
+    assert fragment == ""
+    page = (site / "history" / path).read_text()
+    for commit in results.commits:
+        assert page.count(f'<tr id="{commit.full_hash[:8]}">') == 1
+
+
 def test_the_page_links_only_to_what_is_there(site: Path, page: str) -> None:
     links = re.findall(r'href="([^"]+)"', page)
     assert [link for link in links if not link.startswith("data:")] == [

@@ -55,9 +55,7 @@ FIGURES = (
         "Attention, 8 heads of 512 × 512",
         "ONNX Runtime",
     ),
-    _ratio(
-        "track_decode_over_numpy", "Decoding, 32 heads, 8192 keys of 8 heads", "NumPy"
-    ),
+    _ratio("track_decode_over_numpy", "Decoding, 1 × 8192, 32 of 8 heads", "NumPy"),
     Figure(
         "track_fma_peak_lost", "FMA peak not reached by scores", "1 − share of the peak"
     ),
@@ -96,8 +94,7 @@ OPERATIONS = (
     ),
     Operation(
         "Decode",
-        "one query of each head, 8192 keys, d 128, but for what the name says; "
-        "32 of 8: 32 query heads, 8 of keys and values",
+        "1 × 8192, d 128, but for what the name says; 32 of 8: query and key heads",
         {"decode 32 of 8": "32 heads, 8192 keys of 8 heads, d 128"},
     ),
 )

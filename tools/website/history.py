@@ -13,6 +13,7 @@ from typing import Any
 
 VENDOR = Path(__file__).resolve().parent.parent.parent / "asv_bench" / "vendor"
 
+SUMMARY = "../benchmarks-summary/index.html"
 _PLUGIN = Path(__file__).with_name("lone_points.js")
 _FLOT = "https://cdnjs.cloudflare.com/ajax/libs/flot/0.8.3"
 _BOOTSTRAP = "https://cdn.jsdelivr.net/npm/bootstrap@3.1.1/dist"
@@ -70,7 +71,7 @@ def publish(config: Path, into: Path) -> None:
     page.write_text(with_copies(page.read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copytree(VENDOR, into / "vendor")
     shutil.copy(_PLUGIN, into)
-    _ask_for_nothing_missing(into)
+    _complete(into)
 
 
 def with_copies(page: str) -> str:
@@ -102,11 +103,12 @@ def with_copies(page: str) -> str:
     )
 
 
-def _ask_for_nothing_missing(into: Path) -> None:
-    """Let the pages request no graph that asv has not written.
+def _complete(into: Path) -> None:
+    """Let no link and no request of the pages lead nowhere.
 
     Benchmarks without a result are left out; one that was not measured in some of the
-    environments has an empty graph there.
+    environments has an empty graph there. The project's name and the commits link to
+    our summary, which has a line for each commit.
     """
     from asv.graph import Graph
 
@@ -118,6 +120,7 @@ def _ask_for_nothing_missing(into: Path) -> None:
         for name, benchmark in content["benchmarks"].items()
         if (graphs / "summary" / f"{name}.json").is_file()
     }
+    content |= {"project_url": SUMMARY, "show_commit_url": f"{SUMMARY}#"}
     index.write_text(json.dumps(content), encoding="utf-8")
     for name, where in itertools.product(
         content["benchmarks"], content["graph_param_list"]

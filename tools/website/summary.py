@@ -69,8 +69,8 @@ def _comparison(found: list[Group]) -> str:
     return (
         '<div class="scroll"><table>\n' + "\n".join(rows) + "\n</table></div>\n"
         "<p><small>1.50 means that the other library takes 1.5 times as long. Below 1, "
-        "in another colour, numbattn is slower. – The library has no operator for this "
-        "problem, or was not measured on it.</small></p>"
+        "in another colour, numbattn is slower. –: the library has no operator for "
+        "this problem, or was not measured on it.</small></p>"
     )
 
 
@@ -100,7 +100,7 @@ def _values(measured: Measured) -> str:
             for column in columns
         )
         label = measured.commits[i].label
-        rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
+        rows.append(f'<tr id="{label[:8]}"><th scope="row">{label}</th>{cells}</tr>')
     return (
         f'<table class="values"><thead><tr><th scope="col">commit</th>{heads}</tr>'
         "</thead>\n<tbody>" + "\n".join(rows) + "</tbody></table>"

@@ -26,7 +26,8 @@ def build_docs(into: Path) -> None:
         print("docs: left out, there is no docs/conf.py")
         return
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
-    subprocess.run([*command, str(ROOT / "docs"), str(into)], check=True)
+    kept = ["-d", str(ROOT / "build" / "doctrees")]  # not for readers of the site
+    subprocess.run([*command, *kept, str(ROOT / "docs"), str(into)], check=True)
 
 
 def main() -> int:

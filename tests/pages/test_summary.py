@@ -139,6 +139,7 @@ def test_every_figure_of_every_commit_is_in_the_table_of_values(page: str) -> No
         label for label in rows if re.fullmatch(r"[0-9a-f]{8}, 2023-11-1\d", label)
     ]
     assert len(labels) == COMMITS
+    assert rows[labels[-1]][0] == "0.400"
     first, second = rows[labels[-1]], rows[labels[-2]]
     assert [cell == "–" for cell in first] == [
         f.benchmark in (DECODE, COLD) for f in FIGURES
@@ -175,7 +176,7 @@ def test_a_chart_of_hundreds_of_commits_names_a_few(results: Measured) -> None:
     hashes = [text for text in texts if re.fullmatch(r"[0-9a-f]{8}", text)]
     assert 2 <= len(hashes) <= 4
     assert hashes[-1] == many[-1].full_hash[:8]
-    assert "0.5" in texts
+    assert "0.500" in texts
 
 
 @pytest.mark.parametrize("figure", [FIGURES[0], FIGURES[-1]], ids=["ratio", "other"])

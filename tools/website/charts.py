@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from .figures import Figure
+from .figures import Figure, in_digits
 from .measured import Commit
 
 # matplotlib writes these; the style sheet decides what they look like
@@ -59,8 +59,8 @@ def described(figure: Figure, values: list[float | None]) -> str:
         return f"{figure.unit}: not measured yet."
     return (
         f"{figure.unit}, lower is better, over {len(known)} commits: "
-        f"{known[0]:.3g} at first, {known[-1]:.3g} at last, "
-        f"between {min(known):.3g} and {max(known):.3g}."
+        f"{in_digits(known[0])} at first, {in_digits(known[-1])} at last, "
+        f"between {in_digits(min(known))} and {in_digits(max(known))}."
     )
 
 
@@ -81,7 +81,7 @@ def _draw(axes: Axes, figure: Figure, values: list[float]) -> None:
     if known:
         last, value = known[-1]
         axes.annotate(
-            f"{value:.3g}",
+            in_digits(value),
             (last + 0.5, value),  # of the newest commit: at the axis's end
             xytext=(3, 0),
             textcoords="offset points",

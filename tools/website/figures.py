@@ -38,6 +38,11 @@ def _ratio(name: str, title: str, peer: str) -> Figure:
     return Figure(name, title, f"our time / {peer}'s", peer)
 
 
+def in_digits(value: float) -> str:
+    """Return a value with three digits, all that a measurement has."""
+    return f"{value:#.3g}".removesuffix(".")
+
+
 FIGURES = (
     _ratio("track_scores_2048_over_numpy", "Scores, 2048 × 2048, d 64", "NumPy"),
     _ratio("track_scores_ragged_over_numpy", "Scores, 1000 × 3001, d 96", "NumPy"),

@@ -9,7 +9,7 @@ from string import Template
 
 from .charts import chart, described
 from .comparison import Group, groups, in_words
-from .figures import FIGURES, PEERS
+from .figures import FIGURES, PEERS, in_digits
 from .measured import Measured
 
 _PAGE = Path(__file__).with_name("summary.html")
@@ -96,7 +96,7 @@ def _values(measured: Measured) -> str:
     rows = []
     for i in reversed(range(len(measured.commits))):
         cells = "".join(
-            f"<td>{'–' if column[i] is None else format(column[i], '.3g')}</td>"
+            f"<td>{'–' if (value := column[i]) is None else in_digits(value)}</td>"
             for column in columns
         )
         label = measured.commits[i].label

@@ -57,8 +57,9 @@ def described(figure: Figure, values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return f"{figure.unit}: not measured yet."
+    at_one = "" if figure.peer is None else f", 1 is as fast as {figure.peer}"
     return (
-        f"{figure.unit}, lower is better, over {len(known)} commits: "
+        f"{figure.unit}{at_one}, lower is better, over {len(known)} commits: "
         f"{in_digits(known[0])} at first, {in_digits(known[-1])} at last, "
         f"between {in_digits(min(known))} and {in_digits(max(known))}."
     )
@@ -68,15 +69,6 @@ def _draw(axes: Axes, figure: Figure, values: list[float]) -> None:
     axes.plot(values, color=OURS, linewidth=1.5, marker="o", markersize=2.5)
     if figure.peer is not None:
         axes.axhline(1, color=PEER, linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            figure.peer,
-            (0, 1),
-            xytext=(2, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=PEER,
-            fontsize=8,
-        )
     known = [(i, value) for i, value in enumerate(values) if not math.isnan(value)]
     if known:
         last, value = known[-1]
@@ -90,12 +82,11 @@ def _draw(axes: Axes, figure: Figure, values: list[float]) -> None:
             fontweight="bold",
             annotation_clip=False,
         )
-    at_least = 0.0 if figure.peer is None else 1.0
-    highest = max((value for _, value in known), default=1.0)
-    axes.set_ylim(0, max(highest, at_least) * 1.15 or 1)
+    ends = [value for _, value in known] + [0.0, 0.0 if figure.peer is None else 1.0]
+    axes.set_ylim(1.15 * min(ends), 1.15 * max(ends) or 1)
     axes.set_xlim(-0.5, max(len(values) - 0.5, 0.5))
-    axes.set_ylabel("")
-    axes.set_title(figure.unit, loc="left", fontsize=9, color=INK)
+    broken = "" if figure.peer is None else " (broken line: as fast)"
+    axes.set_title(figure.unit + broken, loc="left", fontsize=9, color=INK)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=2)

@@ -35,6 +35,15 @@ def groups(measured: Measured) -> list[Group]:
     return found
 
 
+def peers_in_words(measured: Measured) -> dict[str, str]:
+    """Return each peer's name with its version, where asv has installed it."""
+    versions = {peer: measured.versions.get(peer) for peer in PEERS}
+    return {
+        peer: f"{name} {versions[peer]}" if versions[peer] else name
+        for peer, name in PEERS.items()
+    }
+
+
 def in_words(times: float) -> str:
     """Return times faster with as many digits as such a measurement has."""
     return f"{times:.0f}" if times >= 20 else f"{times:.{1 if times >= 10 else 2}f}"

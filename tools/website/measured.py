@@ -31,6 +31,7 @@ class Measured:
     """The results of one machine."""
 
     machine: dict[str, str]
+    versions: dict[str, str]  # of what asv installed beside the newest commit
     commits: tuple[Commit, ...]  # from the oldest
     values: dict[Commit, dict[str, Values]]
 
@@ -50,8 +51,8 @@ class Measured:
     def machine_in_words(self) -> str:
         """The machine's name and what it is."""
         about = self.machine
-        parts = [f"{about['num_cpu']} cores", about["cpu"], about["ram"], about["os"]]
-        return f"{about['machine']} ({', '.join(part for part in parts if part)})"
+        parts = [about.get(key) for key in ("machine", "cpu", "ram", "os")]
+        return ", ".join(part for part in parts if part)
 
 
 def read(config: Path, machine: str | None = None) -> Measured:
@@ -88,9 +89,11 @@ def read(config: Path, machine: str | None = None) -> Measured:
     benchmarks = load_json(str(folder / "benchmarks.json"), 2)
     values: dict[str, dict[str, Values]] = {}
     dates: dict[str, int] = {}
+    versions: dict[str, dict[str, str]] = {}
     for result in found:
         if result.params["machine"] == name:
             dates[result.commit_hash] = result.date
+            versions.setdefault(result.commit_hash, {}).update(result.params)
             of_commit = values.setdefault(result.commit_hash, {})
             for key in result.get_result_keys(benchmarks):
                 _merge(of_commit.setdefault(key, {}), _values(result, key))
@@ -102,9 +105,11 @@ def read(config: Path, machine: str | None = None) -> Measured:
             "shallow clone gets them by `git fetch --unshallow`"
         )
     of = {h: Commit(h, datetime.fromtimestamp(dates[h] / 1000, UTC)) for h in dates}
+    hashes = sorted(dates, key=order.__getitem__)
     return Measured(
         load_json(str(folder / name / "machine.json"), 1),
-        tuple(of[h] for h in sorted(dates, key=order.__getitem__)),
+        versions[hashes[-1]],
+        tuple(of[h] for h in hashes),
         {of[h]: by_name for h, by_name in values.items()},
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from .comparison import groups, in_words
+from .comparison import groups, in_words, peers_in_words
 from .figures import OPERATIONS, PEERS
 from .measured import Measured
 
@@ -58,13 +58,14 @@ def draw(measured: Measured, into: Path) -> None:
     canvas.text(
         0.99,
         0.01,
-        f"{measured.machine_in_words}; {when}",
+        f"{', '.join(peers_in_words(measured).values())}\n"
+        f"{measured.machine_in_words}; commit {when}",
         ha="right",
         va="bottom",
         fontsize=7,
         color="#57606a",
     )
-    canvas.tight_layout(rect=(0, 0.03, 1, 1))
+    canvas.tight_layout(rect=(0, 0.05, 1, 1))
     canvas.savefig(into, dpi=130)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from .charts import chart, described
-from .comparison import Group, groups, in_words
+from .comparison import groups, in_words, peers_in_words
 from .figures import FIGURES, PEERS, in_digits
 from .measured import Measured
 
@@ -43,7 +43,7 @@ def write(measured: Measured, into: Path) -> None:
     page = Template(_PAGE.read_text(encoding="utf-8")).substitute(
         links=" · ".join(links),
         machine=escape(measured.machine_in_words),
-        comparison=_comparison(groups(measured)),
+        comparison=_comparison(measured),
         newest=measured.commits[-1].label,
         charts="\n".join(_figure(measured, i) for i in range(len(FIGURES))),
         values=_values(measured),
@@ -51,10 +51,12 @@ def write(measured: Measured, into: Path) -> None:
     (into / "index.html").write_text(page, encoding="utf-8")
 
 
-def _comparison(found: list[Group]) -> str:
+def _comparison(measured: Measured) -> str:
+    found = groups(measured)
     if not found:
         return "<p>Not measured yet.</p>"
-    heads = "".join(f'<th scope="col">{name}</th>' for name in PEERS.values())
+    peers = peers_in_words(measured).values()
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in peers)
     rows = [f'<thead><tr><th scope="col">times faster than</th>{heads}</tr></thead>']
     for group in found:
         rows.append(

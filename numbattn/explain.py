@@ -45,6 +45,14 @@ class Explanation:
         Of the backend: tiles, threads, and the like.
     memory : MemoryEstimate
         As `estimate_memory` says.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> found = numbattn.explain(np.ones((5, 4)), np.ones((6, 4)), backend="reference")
+    >>> found.operation, found.dtype, found.memory.result
+    ('scores', 'float64', 240)
     """
 
     operation: str

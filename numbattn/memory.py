@@ -157,6 +157,15 @@ class MemoryEstimate:
         What the backend needs meanwhile.
     copies : int
         Inputs in another dtype or layout, or that `out` overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> query, key = np.ones((100, 4)), np.ones((200, 4))
+    >>> found = numbattn.estimate_memory(query, key, operation="scores")
+    >>> found.result, found.total >= found.result
+    (160000, True)
     """
 
     operation: str

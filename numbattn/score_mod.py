@@ -91,6 +91,12 @@ class ScoreMod:
         -------
         ScoreMod
             Both.
+
+        Examples
+        --------
+        >>> from numbattn.score_mods import ScoreMod
+        >>> ScoreMod.of_call(lambda score, b, h, q_idx, kv_idx: score / 2, ()).args
+        ()
         """
         args = check_args(args, "score_mod_args")
         check_function(function, "score_mod", SCORE_MOD, len(args))
@@ -108,6 +114,15 @@ class ScoreMod:
         -------
         ScoreMod
             Itself where nothing overlaps.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbattn.score_mods import head_bias
+        >>> bias = np.zeros((1, 4))
+        >>> mod = head_bias(bias)
+        >>> mod.apart_from(np.empty(4)) is mod
+        True
         """
         if not any(_overlap(x, out) for part in self.parts for x in part.args):
             return self

@@ -33,6 +33,15 @@ class Mask(Views):
 
     Combine masks with ``&``, ``|`` and ``~``. They cannot be changed, they pickle, and
     they own copies of their arrays. What they say of blocks of scores is remembered.
+
+    Examples
+    --------
+    >>> from numbattn import masks
+    >>> mask = masks.causal() & ~masks.prefix(1)
+    >>> mask.materialize(3, 3).astype(int)
+    array([[0, 0, 0],
+           [0, 1, 0],
+           [0, 1, 1]])
     """
 
     __array_ufunc__ = None  # so that array & mask asks the mask, which says what to do
@@ -115,13 +124,56 @@ class Mask(Views):
         -------
         Blocks
             Read-only arrays of shape (len(rows) - 1, len(keys) - 1).
+
+        Examples
+        --------
+        Four blocks of 2 × 2: of the causal mask the upper right one is empty.
+
+        >>> import numpy as np
+        >>> from numbattn import masks
+        >>> edges = np.array([0, 2, 4])
+        >>> found = masks.causal().hulls(edges, edges, 0, 0, 0, None)
+        >>> found.last  # one behind the last attended key of each block
+        array([[2, 0],
+               [2, 2]], dtype=int32)
+        >>> found.full
+        array([[False, False],
+               [ True, False]])
         """
         raise NotImplementedError
 
     def counted(
         self, rows: Edges, keys: Edges, q_offset: int, b: int, h: int
     ) -> NDArray[np.int64]:
-        """Return how many pairs of each block are attended, exactly; see `Views`."""
+        """Return how many pairs of each block are attended, exactly.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+            Where blocks of rows begin, and at last their end.
+        keys : ndarray of int64
+            Where blocks of keys begin, and at last their end.
+        q_offset : int
+            Position of row 0.
+        b : int
+            Batch entry.
+        h : int
+            Query head.
+
+        Returns
+        -------
+        ndarray of int64
+            Shape (len(rows) - 1, len(keys) - 1).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbattn import masks
+        >>> edges = np.array([0, 2, 4])
+        >>> masks.causal().counted(edges, edges, 0, 0, 0)
+        array([[3, 0],
+               [4, 3]])
+        """
         return counts(self, rows, keys, q_offset, b, h)
 
 
@@ -137,7 +189,14 @@ def _mask(value: object, sign: str) -> Mask:
 
 
 class Leaf(Mask):
-    """A mask that is no combination: a plain function of numbers, and its arguments."""
+    """A mask that is no combination: a plain function of numbers, and its arguments.
+
+    Examples
+    --------
+    >>> from numbattn import masks
+    >>> isinstance(masks.causal(), masks.Leaf), isinstance(~masks.causal(), masks.Leaf)
+    (True, False)
+    """
 
     function: Callable[..., Any]
     """``f(b, h, q_idx, kv_idx, i, *args) -> bool``; without i where not `by_row`."""
@@ -242,6 +301,17 @@ class And(_Pair):
         One mask.
     right : Mask
         The other one.
+
+    Examples
+    --------
+    >>> from numbattn import masks
+    >>> mask = masks.causal() & masks.causal(-1)
+    >>> mask
+    (causal() & causal(-1))
+    >>> mask.materialize(3, 3).astype(int)
+    array([[0, 0, 0],
+           [1, 0, 0],
+           [1, 1, 0]])
     """
 
     sign = "&"
@@ -270,6 +340,15 @@ class Or(_Pair):
         One mask.
     right : Mask
         The other one.
+
+    Examples
+    --------
+    >>> from numbattn import masks
+    >>> mask = masks.causal() | masks.prefix(2)
+    >>> mask.materialize(3, 3).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [1, 1, 1]])
     """
 
     sign = "|"
@@ -285,6 +364,14 @@ class Not(_Node):
     ----------
     operand : Mask
         The mask.
+
+    Examples
+    --------
+    >>> from numbattn import masks
+    >>> ~masks.prefix(2)
+    ~prefix(2)
+    >>> (~masks.prefix(2)).materialize(1, 4).astype(int)
+    array([[0, 0, 1, 1]])
     """
 
     operand: Mask
@@ -306,7 +393,7 @@ class Not(_Node):
     def counted(
         self, rows: Edges, keys: Edges, q_offset: int, b: int, h: int
     ) -> NDArray[np.int64]:
-        """Return how many pairs of each block are attended, exactly; see `Views`."""
+        """Return how many pairs of each block are attended, exactly; see `Mask`."""
         # of its own blocks less is known: more of them would be evaluated
         area = np.diff(rows)[:, None] * np.diff(keys)
         return area - self.operand.counted(rows, keys, q_offset, b, h)

@@ -40,31 +40,17 @@ class Views:
             Number of batch entries: the product of the axes before the heads.
         heads : int
             Number of query heads.
+
+        Examples
+        --------
+        >>> from numbattn import masks
+        >>> masks.prefix([1, 2]).check(4, 4, 2, 1)  # two batch entries: they fit
         """
 
     def counted(
         self, rows: Edges, keys: Edges, q_offset: int, b: int, h: int
     ) -> NDArray[np.int64]:
-        """Return how many pairs of each block are attended, exactly.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Where blocks of rows begin, and at last their end.
-        keys : ndarray of int64
-            Where blocks of keys begin, and at last their end.
-        q_offset : int
-            Position of row 0.
-        b : int
-            Batch entry.
-        h : int
-            Query head.
-
-        Returns
-        -------
-        ndarray of int64
-            Shape (len(rows) - 1, len(keys) - 1).
-        """
+        """Return how many pairs of each block are attended; see `Mask`."""
         raise NotImplementedError
 
     def attended(
@@ -89,6 +75,13 @@ class Views:
         -------
         ndarray of bool
             Shape (len(i), len(j)).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbattn import masks
+        >>> masks.causal().attended(0, 0, np.array([1]), np.arange(4), 0)
+        array([[ True,  True, False, False]])
         """
         raise NotImplementedError
 

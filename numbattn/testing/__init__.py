@@ -15,7 +15,8 @@ from numbattn.testing.bounds import (
     assert_weights,
 )
 from numbattn.testing.calls import call
-from numbattn.testing.cases import Case, float_dtypes, random_case, run_case
+from numbattn.testing.cases import Case, float_dtypes, run_case
+from numbattn.testing.drawing import random_case
 from numbattn.testing.layouts import (
     LAYOUTS,
     OUT_LAYOUTS,

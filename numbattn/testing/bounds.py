@@ -94,6 +94,14 @@ def assert_scores(got: Any, want: Exact, c: float = C) -> float:
     AssertionError
         For a wrong type, shape or dtype, a NaN against a number, an infinity
         against a number, or an error above the bound.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbattn.testing import assert_scores, exact
+    >>> query, key = np.random.default_rng(0).standard_normal((2, 5, 8), np.float32)
+    >>> assert_scores(query @ key.T, exact("scores", query, key)) < 16
+    True
     """
     finite = np.where(np.isfinite(want.scores), abs(want.scores), 0)
     unit = _roundoff(want.acc_dtype) * (want.magnitude + finite)
@@ -104,8 +112,37 @@ def assert_scores(got: Any, want: Exact, c: float = C) -> float:
 def assert_weights(got: Any, want: Exact, c: float = C) -> float:
     """Raise unless `got` are the weights within the bound; return the worst C.
 
-    The parameters are those of :func:`assert_scores`. A weight that is masked is 0
-    exactly; in a row whose scores have a NaN or +inf it may be NaN too.
+    A weight that is masked is 0 exactly; in a row whose scores have a NaN or +inf it
+    may be NaN too.
+
+    Parameters
+    ----------
+    got : numpy.ndarray
+        The result under test, ``(..., n, m)``.
+    want : Exact
+        From :func:`numbattn.testing.exact`.
+    c : float
+        The constant that the bound may use.
+
+    Returns
+    -------
+    float
+        The smallest constant with which every element would have passed.
+
+    Raises
+    ------
+    AssertionError
+        As :func:`assert_scores`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> from numbattn.testing import assert_weights, exact
+    >>> x = np.random.default_rng(0).standard_normal((5, 8), np.float32)
+    >>> got = numbattn.weights(x, x, backend="reference")
+    >>> assert_weights(got, exact("weights", x, x)) < 16
+    True
     """
     unit = _roundoff(want.acc_dtype) * (1 + want.row_magnitude[..., None])
     with np.errstate(invalid="ignore"):  # inf * 0, where a key is infinite
@@ -122,7 +159,34 @@ def assert_weights(got: Any, want: Exact, c: float = C) -> float:
 def assert_lse(got: Any, want: Exact, c: float = C) -> float:
     """Raise unless `got` is the lse within the bound; return the worst C.
 
-    The parameters are those of :func:`assert_scores`.
+    Parameters
+    ----------
+    got : numpy.ndarray
+        The result under test, ``(..., n)``.
+    want : Exact
+        From :func:`numbattn.testing.exact`.
+    c : float
+        The constant that the bound may use.
+
+    Returns
+    -------
+    float
+        The smallest constant with which every element would have passed.
+
+    Raises
+    ------
+    AssertionError
+        As :func:`assert_scores`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> from numbattn.testing import assert_lse, exact
+    >>> x = np.random.default_rng(0).standard_normal((5, 8), np.float32)
+    >>> _, lse = numbattn.attention(x, x, x, return_lse=True, backend="reference")
+    >>> assert_lse(lse, exact("attention", x, x, x)) < 16
+    True
     """
     finite = np.where(np.isfinite(want.lse), abs(want.lse), 0)
     unit = _roundoff(want.acc_dtype) * (1 + want.row_magnitude + finite)
@@ -132,7 +196,34 @@ def assert_lse(got: Any, want: Exact, c: float = C) -> float:
 def assert_output(got: Any, want: Exact, c: float = C) -> float:
     """Raise unless `got` is the output within the bound; return the worst C.
 
-    The parameters are those of :func:`assert_scores`.
+    Parameters
+    ----------
+    got : numpy.ndarray
+        The result under test, ``(..., n, d_v)``.
+    want : Exact
+        From :func:`numbattn.testing.exact`.
+    c : float
+        The constant that the bound may use.
+
+    Returns
+    -------
+    float
+        The smallest constant with which every element would have passed.
+
+    Raises
+    ------
+    AssertionError
+        As :func:`assert_scores`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> from numbattn.testing import assert_output, exact
+    >>> x = np.random.default_rng(0).standard_normal((5, 8), np.float32)
+    >>> got = numbattn.attention(x, x, x, backend="reference")
+    >>> assert_output(got, exact("attention", x, x, x)) < 16
+    True
     """
     if want.output is None or want.output_magnitude is None or want.value_max is None:
         raise ValueError("want has no output: make it with exact('attention', ...)")
@@ -168,6 +259,16 @@ def assert_result(got: Any, want: Exact, c: float = C) -> dict[str, float]:
     -------
     dict
         The worst C under "scores", "weights", "output" and "lse".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> from numbattn.testing import assert_result, exact
+    >>> x = np.random.default_rng(0).standard_normal((5, 8), np.float32)
+    >>> got = numbattn.attention(x, x, x, return_lse=True, backend="reference")
+    >>> sorted(assert_result(got, exact("attention", x, x, x)))
+    ['lse', 'output']
     """
     if want.operation == "scores":
         return {"scores": assert_scores(got, want, c)}
@@ -193,6 +294,15 @@ def assert_same_bits(got: Any, want: Any, what: str = "result") -> None:
         The arrays to compare.
     what : str
         What they are, for the message.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbattn.testing import assert_same_bits
+    >>> assert_same_bits(np.zeros(3), np.zeros(3))
+    >>> assert_same_bits(np.zeros(3), -np.zeros(3))
+    Traceback (most recent call last):
+    AssertionError: result: 3 of 3 elements differ in their bits; ...
     """
     _require_array(what, got, want.shape, want.dtype)
     size = want.dtype.itemsize

@@ -34,6 +34,12 @@ def call(operation: str, backend: str, *arrays: Any, **options: Any) -> Any:
     -------
     numpy.ndarray or tuple of numpy.ndarray
         What the function returned.
+
+    Examples
+    --------
+    >>> from numbattn.testing import call
+    >>> call("scores", "reference", [[1.0, 2.0]], [[3.0, 4.0]], scale=2.0)
+    array([[22.]])
     """
     import numbattn
 

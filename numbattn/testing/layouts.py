@@ -122,6 +122,15 @@ def relayout(array: Any, layout: str) -> Array:
     -------
     numpy.ndarray
         Equal to `array`, in a buffer whose other elements are NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbattn.testing import relayout
+    >>> relayout(np.ones((4, 2), np.float32), "fortran").flags.f_contiguous
+    False
+    >>> relayout(np.ones((4, 2), np.float32), "reversed_all").strides < (0, 0)
+    True
     """
     array = np.asarray(array)
     if layout not in LAYOUTS:
@@ -148,7 +157,16 @@ class Guarded:
     Parameters
     ----------
     array : numpy.ndarray
-        A view into `buffer`.
+        A view into the buffer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbattn.testing import Guarded
+    >>> guard = Guarded(np.empty(10)[2:8])
+    >>> guard.array[:] = 5
+    >>> guard.intact()
+    True
     """
 
     def __init__(self, array: Array) -> None:
@@ -168,7 +186,23 @@ class Guarded:
         array[...] = 1
 
     def intact(self) -> bool:
-        """Return whether nothing outside of the array was written."""
+        """Return whether nothing outside of the array was written.
+
+        Returns
+        -------
+        bool
+            False where a byte around the array has changed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbattn.testing import Guarded
+        >>> whole = np.zeros(10)
+        >>> guard = Guarded(whole[2:8])
+        >>> whole[9] = 1
+        >>> guard.intact()
+        False
+        """
         return bool(np.array_equal(self._bytes[self._outside], self._before))
 
 
@@ -190,6 +224,16 @@ def guarded_empty(
     -------
     Guarded
         Its ``array`` to pass as `out`; ``intact()`` afterwards.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbattn
+    >>> from numbattn.testing import guarded_empty
+    >>> guard = guarded_empty((2, 2), np.float64, "gaps")
+    >>> out = numbattn.scores(np.eye(2), np.eye(2), out=guard.array)
+    >>> guard.intact()
+    True
     """
     if layout not in OUT_LAYOUTS:
         raise OptionError(

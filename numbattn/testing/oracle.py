@@ -30,10 +30,14 @@ _CHUNK = 256
 class Exact:
     """What a call should give, and the sums that its error bounds are made of.
 
-    Attributes
+    Parameters
     ----------
-    dtype, acc_dtype : numpy.dtype
-        Of the result, and of the accumulation (the lse has it too).
+    operation : {"scores", "weights", "attention"}
+        What is called.
+    dtype : numpy.dtype
+        Of the result.
+    acc_dtype : numpy.dtype
+        Of the accumulation; the lse has it too.
     scores : (..., n, m) longdouble
         ``-inf`` where masked.
     attended : (..., n, m) bool
@@ -51,10 +55,19 @@ class Exact:
         Natural logarithm of the sum of exponentials, of the sink's, too; in an empty
         row the sink, ``-inf`` without one.
     output : (..., n, d_v) longdouble or None
+        Weights times value; None unless attention.
     output_magnitude : (..., n, d_v) longdouble or None
         ``sum_j weights_ij |v_jc|``.
     value_max : (..., 1, d_v) longdouble or None
         The largest ``|v_jc|`` over keys that some row attends.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbattn.testing import exact
+    >>> found = exact("weights", np.ones((1, 4)), np.ones((2, 4)))
+    >>> found.weights.astype(float), found.output
+    (array([[0.5, 0.5]]), None)
     """
 
     operation: str
@@ -113,15 +126,41 @@ def exact(
         Only its default scale and its value argument make a difference.
     query, key, value : array_like
         As in :func:`numbattn.attention`; `value` only for attention.
-    scale, softcap, score_mod, score_mod_args, bias, mask, is_causal, window_size
+    scale : float, optional
         As in :func:`numbattn.attention`.
-    q_offset, kv_lengths, sinks
+    softcap : float, optional
+        As in :func:`numbattn.attention`.
+    score_mod : callable or ScoreMod, optional
+        As in :func:`numbattn.attention`.
+    score_mod_args : tuple
+        As in :func:`numbattn.attention`.
+    bias : array_like, optional
+        As in :func:`numbattn.attention`.
+    mask : array_like or Mask, optional
+        As in :func:`numbattn.attention`.
+    is_causal : bool
+        As in :func:`numbattn.attention`.
+    window_size : (left, right), optional
+        As in :func:`numbattn.attention`.
+    q_offset : int, array_like or "lower_right"
+        As in :func:`numbattn.attention`.
+    kv_lengths : int or array_like, optional
+        As in :func:`numbattn.attention`.
+    sinks : array_like, optional
         As in :func:`numbattn.attention`.
 
     Returns
     -------
     Exact
         The exact result and the magnitudes of its error bounds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbattn.testing import exact
+    >>> found = exact("scores", np.ones((1, 4)), np.ones((2, 4)), scale=0.5)
+    >>> found.scores.astype(float)
+    array([[2., 2.]])
     """
     arrays = [np.asarray(a) for a in (query, key, value) if a is not None]
     dtype = result_dtype(*arrays)

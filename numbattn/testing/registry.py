@@ -41,7 +41,7 @@ RULES = {
 class Check:
     """One check of the contract.
 
-    Attributes
+    Parameters
     ----------
     name : str
         The function's name and its parameters.
@@ -54,6 +54,12 @@ class Check:
         (a dict of worst constants, or None) is reported.
     summary : str
         The first line of the function's docstring.
+
+    Examples
+    --------
+    >>> from numbattn.testing import CHECKS
+    >>> sorted({check.rule for check in CHECKS})[:4]
+    [0, 2, 3, 4]
     """
 
     name: str
@@ -117,6 +123,11 @@ def require(condition: Any, message: str) -> None:
         What has to hold (a plain ``assert`` would vanish under ``python -O``).
     message : str
         What is wrong.
+
+    Examples
+    --------
+    >>> from numbattn.testing import require
+    >>> require(2 > 1, "2 is not above 1")
     """
     if not condition:
         raise AssertionError(message)

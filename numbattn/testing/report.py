@@ -59,21 +59,30 @@ MODULES = (
 class CheckResult:
     """What came of one check.
 
-    Attributes
+    Parameters
     ----------
     name : str
+        The check's name.
     rule : int
         Number of the rule of the semantics.
     ok : bool
+        Whether the backend passed it.
     message : str
         What went wrong; empty where `ok`.
     worst : dict
         The largest constant of the error bound used, by quantity.
     seconds : float
+        How long it took.
     summary : str
         What the check holds.
     calls : tuple of str
         The last calls that it made, in words; empty where `ok`.
+
+    Examples
+    --------
+    >>> from numbattn.testing import CheckResult
+    >>> CheckResult("no_keys_at_all", rule=2, ok=True, worst={"lse": 0.5}).ok
+    True
     """
 
     name: str
@@ -97,6 +106,16 @@ class CheckResult:
         -------
         str
             Some lines.
+
+        Examples
+        --------
+        >>> from numbattn.testing import CheckResult
+        >>> failed = CheckResult("name", 8, False, "what is wrong", summary="no keys")
+        >>> print(failed.explain("cpu"))
+        rule 8, name: no keys
+          rule 8 says: any axis may be empty; d_k == 0 is the mean of V
+          what is wrong
+          again, with a traceback: numbattn.testing.run_check('name', 'cpu')
         """
         lines = [
             f"rule {self.rule}, {self.name}: {self.summary}",
@@ -115,15 +134,26 @@ class CheckResult:
 class Report:
     """What came of every check on one backend; printing it gives a summary.
 
-    Attributes
+    Parameters
     ----------
     backend : str
-    level : str
+        Its name.
+    level : {"small", "full"}
+        Which checks were run.
     available : bool
         False where the backend cannot run; then nothing was checked.
     reason : str
         Why it cannot run.
     checks : tuple of CheckResult
+        What came of each.
+
+    Examples
+    --------
+    >>> from numbattn.testing import CheckResult, Report
+    >>> passed = CheckResult("name", rule=2, ok=True, worst={"lse": 0.5})
+    >>> print(Report("mine", "small", available=True, checks=(passed,)))
+    mine: ok, 1 of 1 checks passed in 0.0 s
+      error bound, worst C (16 is allowed): lse 0.5
     """
 
     backend: str
@@ -198,6 +228,15 @@ def check_backend(name: str, level: str = "small") -> Report:
     ------
     OptionError
         For an unknown level.
+
+    Examples
+    --------
+    A backend that can run takes seconds; one that is unknown is reported at once.
+
+    >>> from numbattn.testing import check_backend
+    >>> report = check_backend("none")
+    >>> report.ok, report.available
+    (False, False)
     """
     if level not in LEVELS:
         raise OptionError(f"level is {level!r}; it is one of {', '.join(LEVELS)}")

@@ -12,7 +12,8 @@ from numbattn.errors import OptionError
 from numbattn.score_mods import ScoreMod
 from numbattn.testing.bounds import assert_same_bits
 from numbattn.testing.calls import call
-from numbattn.testing.cases import float_dtypes, random_case, run_case
+from numbattn.testing.cases import float_dtypes, run_case
+from numbattn.testing.drawing import random_case
 from numbattn.testing.problems import (
     BAD,
     OPERATIONS,

@@ -16,7 +16,8 @@ from numbattn.testing.bounds import (
     assert_weights,
 )
 from numbattn.testing.calls import call
-from numbattn.testing.cases import float_dtypes, random_case, run_case
+from numbattn.testing.cases import float_dtypes, run_case
+from numbattn.testing.drawing import random_case
 from numbattn.testing.oracle import accumulation_dtype, exact
 from numbattn.testing.problems import (
     BAD,

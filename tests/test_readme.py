@@ -17,6 +17,8 @@ README = (ROOT / "README.md").read_text()
 PAGES = [
     "README.md",
     "docs/from-scores-to-attention.md",
+    "docs/how-it-works.md",
+    "docs/index.md",
     "docs/gallery.md",
     "docs/kv-cache.md",
     "docs/masks.md",

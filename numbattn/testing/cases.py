@@ -152,7 +152,7 @@ def float_dtypes() -> dict[str, np.dtype[Any]]:
     Returns
     -------
     dict
-        By name the :class:`numpy.dtype`.
+        By name the dtype.
 
     Examples
     --------

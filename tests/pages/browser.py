@@ -133,7 +133,7 @@ class Browser:
         wrong = [
             f"console: {entry['message']}"
             for entry in self.driver.get_log("browser")
-            if entry["level"] in ("SEVERE", "WARNING")
+            if entry["level"] == "SEVERE"
         ]
         for entry in self.driver.get_log("performance"):
             event = json.loads(entry["message"])["message"]

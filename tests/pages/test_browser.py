@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 BUILT = made_up.ROOT / "build" / "site"
 SCREENSHOTS = made_up.ROOT / "build" / "screenshots"
 PAGES = {"list": "summarylist", "regressions": "regressions"}
+NOT_SPHINX = ("history", "benchmarks-summary", "_static")  # in _static: a template
 FAULTY = """
 <link rel="icon" href="data:,"><div id="empty"></div>
 <img src="missing.png"><script src="https://elsewhere.example/a.js"></script>
@@ -134,7 +135,7 @@ def test_every_page_of_the_documentation_is_whole(
     pages = [
         page.relative_to(shown).as_posix()
         for page in shown.rglob("*.html")
-        if page.relative_to(shown).parts[0] not in ("history", "benchmarks-summary")
+        if page.relative_to(shown).parts[0] not in NOT_SPHINX
     ]
     if not pages:
         pytest.skip("the documentation is not in this site")

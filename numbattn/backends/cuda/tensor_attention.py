@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import fragments, layout, ptx, tiles
+from . import fragments, layout, ptx, tiles, warp_softmax
 from .attention import attended, change_tile
 from .device import cuda, device_function
 from .elements import changed_by, corner, loader
@@ -168,8 +168,8 @@ def build(shape: TensorGeometry, modify: Any, attends: Any) -> Any:
     )
     load, fetch = queries(shape), fetching(shape)
     product, accumulate = fragments.row_product(shape), fragments.column_product(shape)
-    scale, update = fragments.scaling(shape), fragments.exponentials(shape)
-    begin, share = fragments.beginning(shape), fragments.sharing(shape)
+    scale, update = warp_softmax.scaling(shape), warp_softmax.exponentials(shape)
+    begin, share = warp_softmax.beginning(shape), warp_softmax.sharing(shape)
     put = tiles.put_group(dtype, rows, groups, 2, 8 * RUN)
     take = tiles.take_group(dtype, rows, groups, 2, 8 * RUN)
     change = change_tile(shape, RUN, changed_by(real, modify, attends))

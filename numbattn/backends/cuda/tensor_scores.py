@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import fragments, ptx, tiles
+from . import fragments, ptx, tiles, warp_softmax
 from .attention import change_tile
 from .device import cuda, device_function
 from .elements import changed_by, corner, loader, pieces
@@ -123,8 +123,8 @@ def build(shape: TensorGeometry, modify: Any, attends: Any) -> Any:
     height, corner_of = 16 * shape.atoms, corner(shape)
 
     clear = tiles.clear(dtype, size)
-    product, scale = fragments.block_product(shape), fragments.scaling(shape)
-    weigh, fetch = fragments.weighing(shape), fetching(shape)
+    product, scale = fragments.block_product(shape), warp_softmax.scaling(shape)
+    weigh, fetch = warp_softmax.weighing(shape), fetching(shape)
     put = tiles.put_group(dtype, rows, groups, 2, 8 * pitch)
     take = tiles.take_group(dtype, rows, groups, 2, 8 * pitch)
     change = change_tile(shape, pitch, changed_by(real, modify, attends))

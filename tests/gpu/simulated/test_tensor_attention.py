@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from numbattn.backends.cuda import fragments, ptx, simulator, tensor_attention
+from numbattn.backends.cuda import (
+    fragments,
+    ptx,
+    simulator,
+    tensor_attention,
+    warp_softmax,
+)
 
 from .tensor_cases import (
     KINDS,
@@ -113,8 +119,8 @@ def test_conflicts_of_banks_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lanes_that_do_different_things_are_refused() -> None:
-    begin = fragments.beginning(narrow("bfloat16"))
-    share = fragments.beginning(narrow("float16"))
+    begin = warp_softmax.beginning(narrow("bfloat16"))
+    share = warp_softmax.beginning(narrow("float16"))
 
     def kernel() -> None:
         tile = np.zeros(2, np.float32)

@@ -11,7 +11,7 @@ import sys
 from typing import TypedDict
 
 from . import common  # noqa: F401 - by it `measuring` has this checkout's modules
-from .sides import LACKING, kept
+from .sides import kept, lacking
 
 # names only: the table imports nothing
 _budgets = importlib.import_module("measuring.backends.cuda.budgets")
@@ -40,13 +40,14 @@ class MachineCode:
     def setup_cache(self) -> dict[str, Code]:
         """Compile every kernel of the measured commit."""
         try:
-            from numbattn.backends.cuda import codegen
+            with lacking():
+                from numbattn.backends.cuda import codegen
 
-            why = codegen.missing()
-            if why is not None:
-                raise NotImplementedError(why)
-            figures = [codegen.figures_of(name) for name in codegen.names()]
-        except (*LACKING, NotImplementedError) as error:
+                why = codegen.missing()
+                if why is not None:
+                    raise NotImplementedError(why)
+                figures = [codegen.figures_of(name) for name in codegen.names()]
+        except NotImplementedError as error:
             sys.stderr.write(f"no machine code: {error}\n")
             return {}
         return {

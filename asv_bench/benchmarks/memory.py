@@ -48,12 +48,14 @@ class Estimate:
 
     def setup(self, row: str) -> None:
         """Estimate."""
-        case, made = ROWS[row], namespace(ROWS[row])
-        given = made["given"] | {"is_causal": case.causal, "operation": case.operation}
+        case = ROWS[row]
+        options = {"is_causal": case.causal, "operation": case.operation}
         with lacking():
             from numbattn import estimate_memory
 
-            self.found = estimate_memory(*made["arrays"], out=made["out"], **given)
+            made = namespace(case)
+            given = {"out": made["out"], **made["given"], **options}
+            self.found = estimate_memory(*made["arrays"], **given)
 
     @kept("bytes")
     def track_workspace(self, row: str) -> float:

@@ -20,11 +20,12 @@ from .common import (
 )
 
 PEERS = ["numpy", "torch", "onnxruntime", "jax"]
-LACKING = (AttributeError, ImportError, TypeError)
-"""What a name or an option raises that the measured commit does not have."""
-_SAID = {"AttributeError", "ImportError", "ModuleNotFoundError", "TypeError"} | {
-    "NotImplementedError"  # a peer has no operator for it
+LACKING = {
+    *("AttributeError", "ImportError", "ModuleNotFoundError", "TypeError"),
+    *("DTypeError", "OptionError", "ShapeError"),  # numbattn's words for: not taken
+    "NotImplementedError",  # a peer has no operator for it
 }
+"""What is raised where the measured commit lacks a name or an option."""
 PRECISION = 0.01
 """Standard error of a ratio below which no more pairs are measured."""
 
@@ -46,12 +47,13 @@ def lacking() -> Iterator[None]:
     """Raise NotImplementedError, which asv takes as "n/a", for what is not there."""
     try:
         yield
-    except LACKING as error:
-        raise NotImplementedError(f"not in this commit: {error}") from error
-    except WorkerError as error:
-        if str(error).split(":")[0] in _SAID:
-            raise NotImplementedError(str(error)) from error
-        raise
+    except Exception as error:
+        kind = type(error).__name__
+        if isinstance(error, WorkerError):  # it tells what its process raised
+            kind = str(error).split(":")[0]
+        if kind not in LACKING:
+            raise
+        raise NotImplementedError(str(error)) from error
 
 
 class Sides:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accuracy_table
 import check_links
 import draw_diagrams
 import public_names
@@ -50,6 +51,31 @@ def test_the_diagrams_are_those_of_their_tool(tmp_path: Path) -> None:
     assert drawn == kept
     page = (ROOT / "docs" / "how-it-works.md").read_text()
     assert all(f"(pictures/how-it-works/{name})" in page for name in kept)
+
+
+def test_the_accuracy_table_is_whole_and_within_the_bound() -> None:
+    page = accuracy_table.PAGE.read_text()
+    _, _, rest = page.partition(accuracy_table.BEGIN)
+    head, _, *lines = rest.partition(accuracy_table.END)[0].strip().splitlines()
+    titles = head.strip("| ").split(" | ")
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    assert [row[0] for row in rows[::3]] == list(accuracy_table.PROBLEMS)
+    assert [row[1] for row in rows] == ["scores", "weights", "output"] * (
+        len(rows) // 3
+    )
+    for row in rows:
+        figures = dict(zip(titles, row, strict=True))
+        for title in ("numbattn", "numbattn, float64"):
+            assert float(figures[title]) <= 16
+        assert float(figures["NumPy"]) > 0
+        assert float(figures["PyTorch"]) > 0
+
+
+def test_the_accuracy_tool_measures() -> None:
+    sides = list(accuracy_table.sides())
+    used = accuracy_table.worst("normal, m 512, d 64", "weights")
+    assert {"numbattn", "NumPy", "numbattn, float64"} <= set(sides)
+    assert all(0 < c < 16 for c in used)
 
 
 @pytest.mark.parametrize(

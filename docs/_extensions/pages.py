@@ -1,7 +1,8 @@
 """Pages that read as well in the repository as on the site.
 
-* A page may include a file of the repository's root; the file's links are relative to
-  its own place, and lead to the page that shows their target, where there is one.
+* A page may include a file from elsewhere in the repository. The file's links are
+  relative to its own place, and lead to the page that shows their target, if one does.
+  Below a title of the page's own, the file's title is left out.
 * Drawings of `docs/pictures` in SVG become part of the page: so they follow its light
   or dark theme, and their words can be searched and copied.
 """
@@ -36,7 +37,8 @@ def read(app: Sphinx, docname: str, source: list[str]) -> None:
     def included(match: re.Match[str]) -> str:
         file = (page.parent / match[1]).resolve()
         app.env.note_dependency(file)
-        return relinked(file.read_text(encoding="utf-8"), file.parent)
+        text = relinked(file.read_text(encoding="utf-8"), file.parent)
+        return text if match.start() == 0 else text.partition("\n")[2]
 
     def relinked(text: str, home: Path) -> str:
         def target(match: re.Match[str]) -> str:

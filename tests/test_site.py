@@ -39,7 +39,10 @@ def test_the_site(tmp_path: Path) -> None:
             places[anchor].append(file)
     assert all(len(files) == 1 for files in places.values()), places
     # pages with formulas have them as MathML
-    assert "<math" in (tmp_path / "site" / "how-it-works.html").read_text()
+    explained = (tmp_path / "site" / "how-it-works.html").read_text()
+    assert "<math" in explained
+    # and drawings within the page, not as images
+    assert explained.count('class="nb" width=') == len(draw_diagrams.DRAWINGS)
     written = {file.stem for file in (ROOT / "docs").glob("*.md")}
     assert written <= {Path(name).stem for name in site.pages}
 

@@ -3,7 +3,7 @@
 * A page may include a file from elsewhere in the repository. The file's links are
   relative to its own place, and lead to the page that shows their target, if one does.
   Below a title of the page's own, the file's title is left out.
-* Drawings of `docs/pictures` in SVG become part of the page: so they follow its light
+* Drawings by `tools/svg.py` become part of the page: so they follow its light
   or dark theme, and their words can be searched and copied.
 """
 
@@ -55,14 +55,15 @@ def read(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def inline_drawings(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Replace each SVG image by what the file says."""
+    """Replace each drawing by what its file says; other SVG images stay images."""
     if app.builder.format != "html":
         return
     for image in list(doctree.findall(nodes.image)):
         if image["uri"].endswith(".svg"):
             svg = Path(app.srcdir, image["uri"]).read_text(encoding="utf-8")
-            svg = svg[svg.index("<svg") :]
-            image.replace_self(nodes.raw("", f"<figure>{svg}</figure>", format="html"))
+            if ' class="nb" ' in svg:
+                figure = f"<figure>{svg}</figure>"
+                image.replace_self(nodes.raw("", figure, format="html"))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

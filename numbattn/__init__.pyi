@@ -1,5 +1,6 @@
 # What the package offers, for lazy_loader, type checkers and editors alike.
 from . import masks as masks
+from . import plot as plot
 from . import score_mods as score_mods
 from . import testing as testing
 from .api import attention as attention

@@ -202,14 +202,14 @@ def run(
     if out is not None:
         target = outputs.check_out(problem, out)
         problem = outputs.separate(problem, target)
-    compute: Callable[..., Any] = _compute
+    go: Callable[..., Any] = compute
     if problem.on_device:  # results are of the query's library
-        compute = functools.partial(device_calls.run, query, target)
+        go = functools.partial(device_calls.run, query, target)
     if progress is None or progress is False:
-        return compute(problem, out, return_lse, chosen, execution)
+        return go(problem, out, return_lse, chosen, execution)
     with reporting(progress, operation) as report:
         execution = execution._replace(progress=report)
-        return compute(problem, out, return_lse, chosen, execution)
+        return go(problem, out, return_lse, chosen, execution)
 
 
 def _at_once(
@@ -236,13 +236,14 @@ def _at_once(
     return out
 
 
-def _compute(
+def compute(
     problem: AttentionProblem,
     out: Any,
     return_lse: bool,
     backend: Backend,
     execution: Execution,
 ) -> Any:
+    """Run a call that `start` checked, of arrays on the host; return as `run` does."""
     target, cut = None, None
     if out is not None or problem.dtype is not problem.array_dtype:
         target, cut = admission.way(problem, out, return_lse, backend, execution)

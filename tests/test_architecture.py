@@ -17,6 +17,8 @@ ROOT = Path(numbattn.__file__).parent
 # Each module imports only what stands before it: data flows back to the front.
 ORDER = [
     "errors",
+    "cells",
+    "pictures",
     "limits",
     "memory",
     "device_arrays",
@@ -61,6 +63,10 @@ ORDER = [
     "varlen",
     "api",
     "sdpa",
+    "plot.reduction",
+    "plot.computed",
+    "plot.bars",
+    "plot",
 ]
 LEAVES = {
     "errors", "limits", "memory", "device_arrays", "arrays", "interchange", "shapes",
@@ -78,6 +84,7 @@ LIBRARIES = {
     "greenlet": ("backends.cuda",),
     "numba_cuda": ("backends.cuda",),
     "cuda": ("backends.cuda",),
+    "matplotlib": ("pictures", "plot", "masks.views"),  # the others, its types
 }
 HEAVY = [
     "numba", "llvmlite", "numba_cuda", "rich", "click", "dask", "matplotlib",

@@ -93,6 +93,8 @@ def test_the_demo_says_how_to_get_the_heat_map(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "numbattn.pictures", raising=False)
+    monkeypatch.delattr(numbattn, "pictures", raising=False)
     monkeypatch.delitem(sys.modules, "numbattn.cli.heatmap", raising=False)
     target = str(tmp_path / "map.png")
     result = CliRunner().invoke(main, ["demo", "--no-timing", "-o", target])

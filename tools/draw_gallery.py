@@ -66,7 +66,6 @@ def draw(name: str) -> bytes:
         The file.
     """
     from matplotlib.figure import Figure
-    from PIL import Image
 
     made: dict[str, Any] = {}
     with numbattn.use_backend("reference"):  # compiles nothing
@@ -75,6 +74,13 @@ def draw(name: str) -> bytes:
         figure = Figure(figsize=(7.2, 3.4), dpi=100, layout="constrained")
         figure.suptitle(titles()[name], fontsize=11)
         _PANELS.get(name, _default)(figure, made)
+    return few_colours(figure)
+
+
+def few_colours(figure: Any) -> bytes:
+    """Return a figure as a small PNG file."""
+    from PIL import Image
+
     plain = io.BytesIO()
     figure.savefig(plain, metadata={"Software": None})
     small = io.BytesIO()

@@ -195,11 +195,8 @@ def _draw(
 ) -> None:
     try:
         from numbattn.cli.heatmap import draw
-    except ModuleNotFoundError as error:
-        click.echo(
-            f"\nNo heat map: {error.name} is not installed "
-            '(pip install "numbattn[plot]")'
-        )
+    except ImportError as error:
+        click.echo(f"\nNo heat map: {error}")
         return
     try:
         draw(weights, data.tokens, [row[0] for row in pairs], output)

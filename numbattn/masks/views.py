@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cells import Cells
 from ..errors import OptionError
 from .blocks import Edges, pieces
 from .inputs import count_of, whole
@@ -244,32 +245,16 @@ class Views:
                 "heads, counted from 0"
             )
         n, m, *_, q_offset = self._sizes(n, m, batch, heads, q_offset)
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise ImportError(
-                "plot needs matplotlib: pip install 'numbattn[plot]'"
-            ) from error
+        from .. import pictures
+
+        cells = Cells.fitting(n, m, PIXELS)
+        counts = self.counted(cells.row_edges, cells.key_edges, q_offset, b, h)
         if ax is None:
-            ax = pyplot.subplots()[1]
-        rows, keys = (
-            np.linspace(0, size, min(size, PIXELS) + 1).astype(np.int64)
-            for size in (n, m)
-        )
-        area = np.diff(rows)[:, None] * np.diff(keys)
-        share = self.counted(rows, keys, q_offset, b, h) / area
-        ax.imshow(
-            share,
-            cmap="Greys",
-            vmin=0,
-            vmax=1.2,  # attended is dark grey: what is drawn over it can be seen
-            extent=(0, max(m, 1), max(n, 1), 0),
-            interpolation="nearest",
-            aspect="equal"
-            if n <= 8 * m <= 64 * n
-            else "auto",  # a few queries are seen
-        )
-        ax.set(xlabel="key", ylabel="query")
+            ax = pictures.new_axes()
+        # attended is dark grey: what is drawn over it can be seen
+        shades = pictures.linear(0, 1.2)
+        shares = counts / cells.areas
+        pictures.matrix(ax, shares, cells, cmap="Greys", norm=shades)
         ax.set_title(repr(self), fontsize="small", wrap=True)
         return ax
 

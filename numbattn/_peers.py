@@ -253,13 +253,60 @@ if not ways:
     raise NotImplementedError("; ".join(refusals))
 """
 
+_JAX = """
+import os
+
+if num_threads and hasattr(os, "sched_setaffinity"):  # XLA reads no variable for it
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+
+jax.config.update("jax_enable_x64", dtype == "float64")
+jseen = None if seen is None else jnp.asarray(seen)
+
+def matrices(q, k):
+    s = q @ k.swapaxes(-1, -2)
+    if operation != "scores":
+        s = s * scale
+    if jseen is not None:
+        s = jnp.where(jseen, s, -jnp.inf)
+    return s if operation == "scores" else jax.nn.softmax(s, -1)
+
+def attention(q, k, v):
+    given = None if only_causal or jseen is None else jseen[None, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=given, is_causal=only_causal)
+
+def compiled(function, *arrays):
+    arrays = [jnp.asarray(a) for a in arrays]
+    go = jax.jit(function)
+    return lambda: np.asarray(go(*arrays).block_until_ready())  # not copied
+
+ways = []
+if operation == "attention" and d_v == d:
+    # it holds heads behind queries; changing that layout is not timed
+    last = (a[(None,) * (4 - a.ndim)].swapaxes(1, 2) for a in (q, k, v))
+    theirs = compiled(attention, *last)
+    ways.append(lambda: theirs().swapaxes(1, 2))
+if operation != "attention":
+    ways.append(compiled(matrices, q, k))
+elif not kv_heads:
+    ways.append(compiled(lambda q, k, v: matrices(q, k) @ v, q, k, v))
+"""
+
 SOURCES = {
     "numbattn": _NUMBATTN,
     "numpy": _NUMPY,
     "torch": _TORCH,
     "onnxruntime": _ONNXRUNTIME,
+    "jax": _JAX,
 }
-_NEEDS = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}
+_NEEDS = {
+    "torch": ("torch",),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "jax": ("jax", "jaxlib"),
+}
 
 
 @dataclass(frozen=True)

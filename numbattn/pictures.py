@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,20 @@ def _png(figure: Figure) -> bytes:
 def new_figure(width: float, height: float) -> Picture:
     """Return an empty figure of a size in inches."""
     return Picture(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; the file's ending says in which format.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, or its ending is not known.
+    """
+    try:
+        figure.savefig(path, dpi=100)
+    except ValueError as error:  # matplotlib's word for a file ending it cannot write
+        raise OSError(f"{path}: {error}") from error
 
 
 def new_axes(cells: Cells | None = None) -> Axes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -374,28 +375,146 @@ def test_info_shows_where_a_setting_comes_from(tmp_path: Path) -> None:
     assert "NUMBATTN_BACKEND" in setting["origin"]
 
 
-def test_bench_compares_with_numpy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def only_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     from numbattn import _peers
-    from numbattn.cli import bench
 
-    small = [_peers.Case("scores", 32, 32, 16), _peers.Case("attention", 32, 32, 16)]
-    monkeypatch.setattr(bench, "grid", lambda operations, quick: small)
-    monkeypatch.setattr(
-        _peers, "installed_peers", lambda: {"numpy": None, "torch": "not here"}
-    )
-    given = ("bench", "--pairs", "5", "--backend", "reference", "--num-threads", "1")
+    peers = {"numpy": None, "torch": "not here"}
+    monkeypatch.setattr(_peers, "installed_peers", lambda: peers)
+
+
+BENCH = ("bench", "--pairs", "5", "--backend", "reference", "--num-threads", "1")
+
+
+@pytest.mark.usefixtures("only_numpy")
+def test_bench_compares_with_numpy(run: Run) -> None:
+    given = (*BENCH, "--n", "32", "--operation", "scores", "--operation", "attention")
     found = json.loads(run(*given, "--json").stdout)
     assert found["left_out"] == {"torch": "not here"}
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["versions"]["numbattn"] == numbattn.__version__
+    assert found["machine"]["cores"] == os.cpu_count()
+    assert found["date"].endswith("+00:00")
     assert [row["case"].split()[0] for row in found["results"]] == [
         "scores",
         "attention",
     ]
     for row in found["results"]:
+        assert row["backend"] == "reference"
+        assert row["shape"]["n"] == row["shape"]["m"] == 32
         assert row["times_faster"]["numpy"] > 0
         assert row["errors"] == {}
     text = run(*given)
     assert text.exit_code == 0
     assert "torch: left out, not here" in text.stdout
+    assert text.stderr == ""  # no bar where nobody would see it
+
+
+@pytest.mark.usefixtures("only_numpy")
+def test_bench_draws_bars(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    from PIL import Image
+
+    given = (*BENCH, "--n", "16,8", "--operation", "scores")
+    for name in ("speed.png", "speed.svg"):
+        assert run(*given, "--plot", str(tmp_path / name)).exit_code == 0
+    with Image.open(tmp_path / "speed.png") as image:
+        assert len(image.convert("RGB").getcolors(10**6) or ()) > 10
+    for words in ("scores 16×16", "scores 8×8", "numpy", "numbattn"):
+        assert words in (tmp_path / "speed.svg").read_text()
+    wrong = run(*given, "--plot", str(tmp_path / "speed.docx"))
+    assert wrong.exit_code == 1
+    assert "speed.docx" in wrong.stderr
+
+
+def test_bench_without_anybody_to_compare_with(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from numbattn import _peers
+
+    monkeypatch.setattr(_peers, "installed_peers", lambda: {"jax": "not here"})
+    given = (*BENCH, "--n", "8", "--operation", "scores", "--peer", "jax")
+    (row,) = json.loads(run(*given, "--json").stdout)["results"]
+    assert row["numbattn_ms"] > 0
+    assert row["times_faster"] == {}
+    broken = run(*given[:4], "nowhere", *given[5:])
+    assert broken.exit_code == 1
+    assert "nowhere" in broken.stderr
+
+
+def test_bench_s_grid() -> None:
+    from numbattn.cli.bench import grid
+
+    cases = grid(
+        ("weights",), False, n=(2, 3), m=None, d=(4,), heads=(1, 5),
+        dtype=("float64",), causal=True,
+    )  # fmt: skip
+    assert [str(case) for case in cases] == [
+        "weights 2×2 d 4 float64 causal",
+        "weights 3×3 d 4 float64 causal",
+        "weights 5×2×2 d 4 float64 causal",
+        "weights 5×3×3 d 4 float64 causal",
+    ]
+    assert [(c.n, c.m) for c in grid(("scores",), False, n=(2,), m=(7, 8))] == [
+        (2, 7),
+        (2, 8),
+    ]
+    usual = grid(("scores", "attention"), False, n=None, causal=False)
+    assert len(usual) > len(grid(("scores", "attention"), True)) == 2
+
+
+_ON_A_TERMINAL = """
+import os, pty, sys
+from numbattn.cli import main
+pid, terminal = pty.fork()
+if pid == 0:
+    main(sys.argv[1:])
+shown = b""
+try:
+    while part := os.read(terminal, 4096):
+        shown += part
+except OSError:  # its end, on Linux
+    pass
+os.waitpid(pid, 0)
+sys.stdout.write(shown.decode())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("scores", "Q.npy", "K.npy", "-o", "S.npy", *REFERENCE), "scores"),
+        (("scores", "Q.npy", "K.npy", "-o", "S.npy", "--weights", *REFERENCE), "weig"),
+        (("attention", "Q.npy", "K.npy", "V.npy", "-o", "O.npy", *REFERENCE), "atten"),
+        ((*BENCH, "--n", "8", "--operation", "scores", "--peer", "numpy"), "timing"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+def test_a_terminal_shows_a_bar(
+    folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    def shown(*more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", _ON_A_TERMINAL, *arguments, *more],
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+            capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return done.stdout
+
+    bar = "━"
+    assert re.search(f"{words}[^\n]*{bar}", shown())
+    if arguments[0] != "bench":
+        assert bar not in shown("--no-progress")
+
+
+def test_check_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numbattn.testing import check_backend, registry, report
+
+    monkeypatch.setattr(report, "CHECKS", registry.CHECKS[:3])
+    seen: list[tuple[int, int]] = []
+    check_backend("reference", progress=lambda *now: seen.append(now))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_warmup_names_what_it_compiled(run: Run) -> None:

@@ -179,7 +179,7 @@ def test_flops_count_the_products() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("peer", ["numbattn", "numpy", "torch", "onnxruntime"])
+@pytest.mark.parametrize("peer", ["numbattn", "numpy", "torch", "onnxruntime", "jax"])
 def test_every_side_computes_the_same(peer: str, case: Case) -> None:
     why = installed_peers().get(peer)
     if why is not None:

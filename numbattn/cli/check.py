@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from time import perf_counter
 from typing import Any
 
@@ -46,7 +47,7 @@ def check(
         report = (
             Report(name, level, available=False, reason=why)
             if why
-            else check_backend(name, level=level)
+            else check_backend(name, level=level, progress=sys.stderr.isatty())
         )
         results.append(
             {

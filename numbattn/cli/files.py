@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -46,7 +47,11 @@ def _options(command: _Command) -> _Command:
             click.option("--backend", help="auto, cpu, cuda, reference, ..."),
             click.option("--num-threads", type=int, help="CPU threads."),
             click.option("--max-memory", help='Bytes, or a size such as "2 GB".'),
-            click.option("--progress", is_flag=True, help="Show a progress bar."),
+            click.option(
+                "--progress/--no-progress",
+                default=None,
+                help="A bar on standard error; where that is a terminal unless given.",
+            ),
             click.option(
                 "--json", "as_json", is_flag=True, help="Print what was done as JSON."
             ),
@@ -100,7 +105,7 @@ def _run(
     backend: str | None,
     num_threads: int | None,
     max_memory: str | None,
-    progress: bool,
+    progress: bool | None,
     as_json: bool,
 ) -> None:
     import numbattn
@@ -135,7 +140,7 @@ def _run(
             backend=backend,
             num_threads=num_threads,
             max_memory=max_memory,
-            progress=progress or None,
+            progress=sys.stderr.isatty() if progress is None else progress,
             **options,
         ),
     )

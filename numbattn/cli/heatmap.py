@@ -50,7 +50,4 @@ def draw(
     pictures.grid(
         right, list(weights), Cells(n, m), names, columns=3, cmap="magma", norm=shades
     )
-    try:
-        figure.savefig(path, dpi=100)
-    except ValueError as error:  # matplotlib's word for a file ending it cannot write
-        raise OSError(f"{path}: {error}") from error
+    pictures.save(figure, path)

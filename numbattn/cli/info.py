@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -24,14 +25,8 @@ def collect() -> dict[str, Any]:
     settings = config.current()._asdict()
     backends = list_backends()
     return {
-        "versions": _versions(),
-        "machine": {
-            "system": platform.platform(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "cores_allowed": _cores_allowed(),
-            "memory_bytes": _memory(),
-        },
+        "versions": collect_versions(),
+        "machine": collect_machine(),
         "backends": backends,
         "runs": {name: _describe(name) for name, why in backends.items() if not why},
         "details": details(),
@@ -55,7 +50,19 @@ def _describe(name: str) -> str:
         return f"broken: {type(error).__name__}: {error}"
 
 
-def _versions() -> dict[str, str]:
+def collect_machine() -> dict[str, Any]:
+    """Return what the machine is."""
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "cores_allowed": _cores_allowed(),
+        "memory_bytes": _memory(),
+    }
+
+
+def collect_versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of what it is built on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -146,14 +153,20 @@ def warmup(as_json: bool) -> None:
     the cache is; NUMBATTN_CACHE_DIR moves it.
     """
     import numbattn
+    from numbattn.cli.waiting import steps
     from numbattn.selector import BUILTIN
 
     start = perf_counter()
-    found = {
-        name: numbattn.warmup(backend=name)
+    names = [
+        name
         for name, why in numbattn.list_backends().items()
         if not why and name in BUILTIN
-    }
+    ]
+    found: dict[str, list[str]] = {name: [] for name in names}
+    with steps(2 * len(names)) as begin:
+        for name, dtype in itertools.product(names, ("float32", "float64")):
+            begin(f"compiling for {dtype} on {name}")
+            found[name] += numbattn.warmup([dtype], backend=name)
     seconds = perf_counter() - start
     if as_json:
         click.echo(json.dumps(found))

@@ -6,9 +6,11 @@ import difflib
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from numbattn.errors import BackendUnavailableError, OptionError
+from numbattn.progress import reporting
 from numbattn.testing import (  # they register their checks
     rules_arguments,
     rules_backend,
@@ -208,7 +210,12 @@ class Report:
         return "\n".join(lines)
 
 
-def check_backend(name: str, level: str = "small") -> Report:
+def check_backend(
+    name: str,
+    level: str = "small",
+    *,
+    progress: bool | Callable[[int, int], None] | None = None,
+) -> Report:
     """Run the conformance checks on a backend.
 
     Parameters
@@ -217,6 +224,8 @@ def check_backend(name: str, level: str = "small") -> Report:
         The name of a backend, also of one that another package provides.
     level : {"small", "full"}
         "small" takes seconds, "full" adds what is slow or needs much memory.
+    progress : bool or callable, optional
+        True for a bar on stderr, or f(done, total), called in checks.
 
     Returns
     -------
@@ -245,8 +254,13 @@ def check_backend(name: str, level: str = "small") -> Report:
         return Report(name, level, available=False, reason=reason)
     chosen = [c for c in CHECKS if LEVELS.index(c.level) <= LEVELS.index(level)]
     chosen.sort(key=lambda c: c.rule)
-    results = tuple(_result(check, name) for check in chosen)
-    return Report(name, level, available=True, checks=results)
+    results: list[CheckResult] = []
+    with reporting(progress, f"checking {name}") as report:
+        for check in chosen:
+            results.append(_result(check, name))
+            if report is not None:
+                report(len(results), len(chosen))
+    return Report(name, level, available=True, checks=tuple(results))
 
 
 def run_check(check: str, backend: str) -> dict[str, float]:

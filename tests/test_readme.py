@@ -183,7 +183,7 @@ def test_the_options_that_the_command_line_page_names_exist() -> None:
         option
         for command in (main, *main.commands.values())
         for parameter in command.params
-        for option in parameter.opts
+        for option in (*parameter.opts, *parameter.secondary_opts)
     }
     named = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text_of("docs/command-line.md"))
     assert len(set(named)) > 10

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from . import made_up
+
+pytest.importorskip("selenium", reason="only `tox -e browser` has it")
+
 from .browser import Browser, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]

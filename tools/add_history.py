@@ -28,9 +28,17 @@ def commits() -> list[str]:
     return run.stdout.split()
 
 
+def measured(file: Path) -> bool:
+    """Tell whether one of asv's result files has figures of the history."""
+    return any(
+        name.startswith("history.") for name in json.loads(file.read_text())["results"]
+    )
+
+
 def missing(machine: str) -> list[str]:
-    """Return those that have no results on a machine."""
-    known = {file.name.split("-")[0] for file in (RESULTS / machine).glob("*-*.json")}
+    """Return those that have no figures of the history on a machine."""
+    files = (RESULTS / machine).glob("*-*.json")
+    known = {file.name.split("-")[0] for file in files if measured(file)}
     return [commit for commit in commits() if commit[:8] not in known]
 
 

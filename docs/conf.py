@@ -58,6 +58,7 @@ html_sidebars = {"index": [], "benchmarks": []}  # they have no pages below
 html_show_sourcelink = False
 html_copy_source = False
 html_context = {"default_mode": "auto"}  # without it the first page logs an error
+html_favicon = "icon.svg"
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "footer_start": ["copyright"],

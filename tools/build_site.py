@@ -9,70 +9,56 @@ tools/build_site.py picture`` draws the README's picture of speed anew. Needs
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
+import click
+
 from website import history, measured, picture, summary
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "asv_bench" / "asv.conf.json"
 PARTS = ("docs", "history", "summary")  # the summary links to what was built before
 
 
 def build_docs(into: Path) -> None:
     """Run Sphinx, with warnings as errors."""
-    if not (ROOT / "docs" / "conf.py").is_file():
-        print("docs: left out, there is no docs/conf.py")
-        return
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     kept = ["-d", str(ROOT / "build" / "doctrees")]  # not for readers of the site
     subprocess.run([*command, *kept, str(ROOT / "docs"), str(into)], check=True)
 
 
-def main() -> int:
-    """Build what is asked for, and say where it is."""
-    parser = argparse.ArgumentParser(description="Build the site.")
-    parser.add_argument(
-        "parts",
-        nargs="*",
-        choices=[*PARTS, "picture"],
-        default=PARTS,
-        help="docs, history and summary unless named",
-    )
-    parser.add_argument(
-        "--config", type=Path, default=ROOT / "asv_bench" / "asv.conf.json"
-    )
-    parser.add_argument("--into", type=Path, default=ROOT / "build" / "site")
-    parser.add_argument("--machine", help="whose results, where several have some")
-    asked = parser.parse_args()
-    asked.into.mkdir(parents=True, exist_ok=True)
+@click.command()
+@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "picture"]))
+@click.option("--config", type=click.Path(path_type=Path), default=CONFIG)
+@click.option("--into", type=click.Path(path_type=Path), default=ROOT / "build/site")
+@click.option("--machine", help="Whose results, where several have some.")
+def main(parts: tuple[str, ...], config: Path, into: Path, machine: str | None) -> None:
+    """Build what is asked for (docs, history and summary), and say where it is."""
+    into.mkdir(parents=True, exist_ok=True)
     try:
-        for part in asked.parts:
-            _build(part, asked)
+        for part in parts or PARTS:
+            _build(part, config, into, machine)
     except (ValueError, RuntimeError, subprocess.CalledProcessError) as error:
-        print(f"build_site.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise click.ClickException(str(error)) from error
 
 
-def _build(part: str, asked: argparse.Namespace) -> None:
+def _build(part: str, config: Path, into: Path, machine: str | None) -> None:
     if part == "docs":
-        build_docs(asked.into)
-        return
-    if part == "history":
-        history.publish(asked.config, asked.into / "history")
-        print(asked.into / "history" / "index.html")
-        return
-    results = measured.read(asked.config, asked.machine)
-    if part == "summary":
-        summary.write(results, asked.into / "benchmarks-summary")
-        print(asked.into / "benchmarks-summary" / "index.html")
+        build_docs(into)
+        page = into / "index.html"
+    elif part == "history":
+        history.publish(config, into / "history")
+        page = into / "history" / "index.html"
+    elif part == "summary":
+        summary.write(measured.read(config, machine), into / "benchmarks-summary")
+        page = into / "benchmarks-summary" / "index.html"
     else:
-        into = ROOT / "docs" / "pictures" / "speed.png"
-        picture.draw(results, into)
-        print(into)
+        page = ROOT / "docs" / "pictures" / "speed.png"
+        picture.draw(measured.read(config, machine), page)
+    click.echo(page)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

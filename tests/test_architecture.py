@@ -29,6 +29,7 @@ ORDER = [
     "functions.captures",
     "functions",
     "functions.complaints",
+    "functions.inferred",
     "functions.places",
     "functions.evaluation",
     "score_mod",
@@ -71,7 +72,8 @@ ORDER = [
 LEAVES = {
     "errors", "limits", "memory", "device_arrays", "arrays", "interchange", "shapes",
     "functions.bytecode", "functions.captures", "functions", "functions.complaints",
-    "functions.places", "functions.evaluation", "score_mod", "score_mods", "options",
+    "functions.inferred", "functions.places", "functions.evaluation", "score_mod",
+    "score_mods", "options",
     "masks.inputs", "masks.blocks", "masks.views", "masks.documents", "masks.nodes",
     "masks.leaves",
     "masks.by_function", "masks", "problem", "config",

@@ -13,7 +13,6 @@ Array arguments go by address and shape.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,11 +20,10 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import errors as numba_errors
-from numba.core import ir
 
 from numbattn import functions
 from numbattn.arrays import FLOAT32
-from numbattn.functions import complaints
+from numbattn.functions import complaints, inferred
 from numbattn.masks import And, Leaf, Mask, Not, Or
 
 from . import launch, names
@@ -206,50 +204,16 @@ def _part(part: Part, kinds: tuple[Any, ...], dtype: str, is_mask: bool) -> Any:
         raise complaints.unknown(words, error) from error
     (overload,) = made.overloads.values()
     result = types.unliteral(overload.signature.return_type)
-    _check_powers(words, overload.type_annotation)
+    inferred.check_powers(words, overload.type_annotation)
     _check_result(words, result, is_mask)
     _compiled[known] = made
     return made
 
 
-def _check_powers(words: str, found: Any) -> None:
-    """Refuse powers of ints whose result would be an int or not, by a sign.
-
-    Compiled, 2 ** -1 of ints is 0.
-    """
-    for expression, signature in found.calltypes.items():
-        if not isinstance(expression, ir.Expr) or "fn" not in expression._kws:
-            continue
-        if expression.fn not in (operator.pow, operator.ipow):
-            continue
-        exponent = found.typemap[expression.rhs.name]
-        written = getattr(exponent, "literal_value", -1) >= 0
-        if not written and all(isinstance(x, types.Integer) for x in signature.args):
-            raise complaints.wrong_power(words, expression.loc.line)
-
-
 def _check_result(words: str, result: Any, is_mask: bool) -> None:
     fits = types.Boolean if is_mask else (Real, types.Integer, types.Float)
     if not isinstance(result, fits):
-        raise complaints.wrong_result(words, _shown(result), is_mask)
-
-
-def _shown(kind: Any) -> str:
-    """What a function returns, in words."""
-    for family, words in (
-        (types.Boolean, "a bool"),
-        (types.NoneType, "None"),
-        (types.Optional, "None in some case"),
-        (types.BaseTuple, "a tuple"),
-        (types.Sequence, "a list"),
-        (types.UnicodeType, "text"),
-        (types.Complex, "a complex number"),
-    ):
-        if isinstance(kind, family):
-            return words
-    if isinstance(kind, Argument):
-        return f"an array of {kind.ndim} axes"
-    return str(kind)
+        raise complaints.wrong_result(words, inferred.in_words(result), is_mask)
 
 
 def _compile(modifier: Modifier, orientation: str, dtype: str) -> tuple[int, Any]:

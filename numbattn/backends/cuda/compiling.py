@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from types import FunctionType
 from typing import Any
 
-from numbattn.functions import complaints
+from numbattn.functions import complaints, inferred
 
-from .compiled import Argument
 from .device import NumbaError, device_function, types
 
 
@@ -48,11 +46,11 @@ def jitted(
     except Exception as error:
         raise complaints.unknown(words, error) from error
     for overload in inner.overloads.values():
-        _check_powers(words, overload.type_annotation)
+        inferred.check_powers(words, overload.type_annotation)
     result = types.unliteral(found.signature.return_type)
     fits = types.Boolean if is_mask else (types.Integer, types.Float)
     if not isinstance(result, fits):
-        raise complaints.wrong_result(words, _shown(result), is_mask)
+        raise complaints.wrong_result(words, inferred.in_words(result), is_mask)
     return made
 
 
@@ -79,32 +77,3 @@ def _of_so_many(function: Any, count: int) -> Any:
     scope: dict[str, Any] = {"function": function}
     exec(f"def call({names}): return function({names})", scope)
     return device_function(scope["call"])
-
-
-def _check_powers(words: str, found: Any) -> None:
-    """Refuse powers of ints whose result would be an int or not, by a sign."""
-    for expression, signature in found.calltypes.items():
-        function = getattr(expression, "_kws", {}).get("fn")
-        if function not in (operator.pow, operator.ipow):
-            continue
-        exponent = found.typemap[expression.rhs.name]
-        written = getattr(exponent, "literal_value", -1) >= 0
-        if not written and all(isinstance(x, types.Integer) for x in signature.args):
-            raise complaints.wrong_power(words, expression.loc.line)
-
-
-def _shown(kind: Any) -> str:
-    """What a function returns, in words."""
-    for family, words in (
-        (types.Boolean, "a bool"),
-        (types.NoneType, "None"),
-        (types.Optional, "None in some case"),
-        (types.BaseTuple, "a tuple"),
-        (types.UnicodeType, "text"),
-        (types.Complex, "a complex number"),
-    ):
-        if isinstance(kind, family):
-            return words
-    if isinstance(kind, Argument):
-        return f"an array of {kind.ndim} axes"
-    return str(kind)

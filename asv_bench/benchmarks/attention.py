@@ -10,7 +10,7 @@ import numpy as np
 
 from .common import Case, prepared, start
 from .machine import fma_peak
-from .sides import PEERS, Sides, Start, against, kept, lacking
+from .sides import PEERS, EachPeer, EachTime, Sides, Start, kept, lacking
 
 ROWS = {
     "8 heads 2048": Case("attention", 2048, 2048, 64, lead=(1, 8)),
@@ -30,20 +30,13 @@ ROWS = {
 PRODUCTS = ["8 heads 2048", "causal", "d 128"]
 
 
-class AgainstPeers(Sides):
+class AgainstPeers(EachPeer):
     """The peers' fused operators where they have one, else their products."""
 
+    cases = ROWS
     params = (list(ROWS), PEERS)
     param_names = ("row", "peer")
     timeout = 600
-
-    def sides(self, row: str, peer: str) -> tuple[Start, Start]:  # noqa: D102
-        return against(ROWS[row], peer)
-
-    @kept("time / the peer's time")
-    def track_ratio(self, row: str, peer: str) -> float:
-        """Our time over the peer's, by the fastest way that it offers."""
-        return self.compared().ratio
 
 
 class AgainstTheArithmetic(Sides):
@@ -61,23 +54,12 @@ class AgainstTheArithmetic(Sides):
         return self.lost()
 
 
-class Time:
-    """Time of one call with `out` given, compiled before."""
+class Time(EachTime):
+    """One call with `out` given."""
 
+    cases = ROWS
     params = (list(ROWS),)
     param_names = ("row",)
-    version = "1"
-    rounds = 1
-    timeout = 300
-
-    def setup(self, row: str) -> None:
-        """Take the call; the first use makes it."""
-        with lacking():
-            self.run = prepared(ROWS[row])
-
-    def time_call(self, row: str) -> None:
-        """Call."""
-        self.run()
 
 
 class Growth:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .common import Case, prepared, start
+from .common import Case, start
 from .machine import plain_read
-from .sides import PEERS, Sides, Start, against, kept, lacking
+from .sides import PEERS, EachPeer, EachTime, Sides, Start, kept
 
 ROWS = {
     "decode 32 of 32": Case("attention", 1, 8192, 128, lead=(1, 32)),
@@ -15,19 +15,12 @@ ROWS = {
 ONE_QUERY = [row for row, case in ROWS.items() if case.n == 1]
 
 
-class AgainstPeers(Sides):
+class AgainstPeers(EachPeer):
     """Peers without grouped heads get the keys and values repeated, or as rows."""
 
+    cases = ROWS
     params = (list(ROWS), PEERS)
     param_names = ("row", "peer")
-
-    def sides(self, row: str, peer: str) -> tuple[Start, Start]:  # noqa: D102
-        return against(ROWS[row], peer)
-
-    @kept("time / the peer's time")
-    def track_ratio(self, row: str, peer: str) -> float:
-        """Our time over the peer's, by the fastest way that it offers."""
-        return self.compared().ratio
 
 
 class AgainstTheRead(Sides):
@@ -45,19 +38,9 @@ class AgainstTheRead(Sides):
         return self.lost()
 
 
-class Time:
-    """Time of one call with `out` given, compiled before."""
+class Time(EachTime):
+    """One call with `out` given."""
 
+    cases = ROWS
     params = (list(ROWS),)
     param_names = ("row",)
-    version = "1"
-    rounds = 1
-
-    def setup(self, row: str) -> None:
-        """Take the call; the first use makes it."""
-        with lacking():
-            self.run = prepared(ROWS[row])
-
-    def time_call(self, row: str) -> None:
-        """Call."""
-        self.run()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .common import Case, prepared, start
+from .common import Case, start
 from .machine import fma_peak, plain_read
-from .sides import PEERS, Sides, Start, against, kept, lacking
+from .sides import PEERS, EachPeer, EachTime, Sides, Start, kept, lacking
 
 CASES = {
     "512x512 d64": Case("scores", 512, 512, 64),
@@ -22,19 +22,12 @@ CASES = {
 PRODUCTS = ["2048x2048 d128", "2048x2048 d64 float64", "8192x8192 d64"]
 
 
-class AgainstPeers(Sides):
+class AgainstPeers(EachPeer):
     """The product of two matrices, `out` given to both."""
 
+    cases = CASES
     params = (list(CASES), PEERS)
     param_names = ("case", "peer")
-
-    def sides(self, case: str, peer: str) -> tuple[Start, Start]:  # noqa: D102
-        return against(CASES[case], peer)
-
-    @kept("time / the peer's time")
-    def track_ratio(self, case: str, peer: str) -> float:
-        """Our time over the peer's, by the fastest way that it offers."""
-        return self.compared().ratio
 
 
 class AgainstTheArithmetic(Sides):
@@ -82,23 +75,12 @@ class Causal(Sides):
         return self.compared().ratio
 
 
-class Time:
-    """Time of one call with `out` given, compiled before."""
+class Time(EachTime):
+    """One call with `out` given."""
 
+    cases = CASES
     params = (list(CASES),)
     param_names = ("case",)
-    version = "1"
-    rounds = 1
-    timeout = 300
-
-    def setup(self, case: str) -> None:
-        """Take the call; the first use makes it."""
-        with lacking():
-            self.run = prepared(CASES[case])
-
-    def time_call(self, case: str) -> None:
-        """Call."""
-        self.run()
 
 
 class SmallCall:

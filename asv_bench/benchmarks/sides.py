@@ -6,7 +6,8 @@ upward step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from .common import (
@@ -16,6 +17,7 @@ from .common import (
     WorkerError,
     compare,
     installed_peers,
+    prepared,
     start,
 )
 
@@ -56,14 +58,14 @@ def lacking() -> Iterator[None]:
         raise NotImplementedError(str(error)) from error
 
 
-class Sides:
+class Sides(ABC):  # asv takes no abstract class for a benchmark
     """Two processes from setup to teardown; `sides` of a class says which."""
 
     timeout = 300
 
+    @abstractmethod
     def sides(self, *params: str) -> tuple[Start, Start]:
         """Return what starts our process and what starts the other."""
-        raise NotImplementedError
 
     def setup(self, *params: str) -> None:
         """Start both, ours with a first call."""
@@ -95,3 +97,42 @@ def against(case: Case, peer: str) -> tuple[Start, Start]:
     if why is not None:
         raise NotImplementedError(why)
     return lambda: start("numbattn", case), lambda: start(peer, case)
+
+
+class EachPeer(Sides):
+    """Every problem against every peer; a class names them, and the parameters."""
+
+    @property
+    @abstractmethod
+    def cases(self) -> Mapping[str, Case]:
+        """The problems."""
+
+    def sides(self, problem: str, peer: str) -> tuple[Start, Start]:  # noqa: D102
+        return against(self.cases[problem], peer)
+
+    @kept("time / the peer's time")
+    def track_ratio(self, problem: str, peer: str) -> float:
+        """Our time over the peer's, by the fastest way that it offers."""
+        return self.compared().ratio
+
+
+class EachTime(ABC):
+    """Time of one call of every problem with `out` given, compiled before."""
+
+    version = "1"
+    rounds = 1
+    timeout = 300
+
+    @property
+    @abstractmethod
+    def cases(self) -> Mapping[str, Case]:
+        """The problems."""
+
+    def setup(self, problem: str) -> None:
+        """Take the call; the first use makes it."""
+        with lacking():
+            self.run = prepared(self.cases[problem])
+
+    def time_call(self, problem: str) -> None:
+        """Call."""
+        self.run()

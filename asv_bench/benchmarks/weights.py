@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .common import Case, prepared, start
-from .sides import PEERS, Sides, Start, against, kept, lacking
+from .common import Case, start
+from .sides import PEERS, EachPeer, EachTime, Sides, Start, kept
 
 CASES = {
     "8x1024x1024 d64": Case("weights", 1024, 1024, 64, lead=(8,)),
@@ -14,19 +14,12 @@ CASES = {
 }
 
 
-class AgainstPeers(Sides):
+class AgainstPeers(EachPeer):
     """Product, scale and softmax, `out` given to both."""
 
+    cases = CASES
     params = (list(CASES), PEERS)
     param_names = ("case", "peer")
-
-    def sides(self, case: str, peer: str) -> tuple[Start, Start]:  # noqa: D102
-        return against(CASES[case], peer)
-
-    @kept("time / the peer's time")
-    def track_ratio(self, case: str, peer: str) -> float:
-        """Our time over the peer's, by the fastest way that it offers."""
-        return self.compared().ratio
 
 
 class OverScores(Sides):
@@ -43,20 +36,9 @@ class OverScores(Sides):
         return self.compared().ratio
 
 
-class Time:
-    """Time of one call with `out` given, compiled before."""
+class Time(EachTime):
+    """One call with `out` given."""
 
+    cases = CASES
     params = (list(CASES),)
     param_names = ("case",)
-    version = "1"
-    rounds = 1
-    timeout = 300
-
-    def setup(self, case: str) -> None:
-        """Take the call; the first use makes it."""
-        with lacking():
-            self.run = prepared(CASES[case])
-
-    def time_call(self, case: str) -> None:
-        """Call."""
-        self.run()

@@ -3,7 +3,9 @@
 Two thread pools in one process spin and rob each other, and a shared machine may double
 its times from one second to the next. So each side is a `Worker`, a process of its own,
 the sides take turns, and what counts is the median of the ratios of neighbouring
-measurements. A side that is not timed is suspended: the threads of a pool (OpenBLAS's,
+measurements, of those that nothing disturbed: what disturbs both does not disturb them
+alike (a matrix product that fits a core's cache loses 3 % where one that does not loses
+20 %). A side that is not timed is suspended: the threads of a pool (OpenBLAS's,
 OpenMP's) spin on after their last work, on a core that the other side is timed on. This
 file is also the worker's program (see `_serve`).
 """
@@ -12,22 +14,29 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
 ROUNDS = 3
+LONG_ROUND = 0.03
 
-LONGEST_SECONDS = 12.0  # of one comparison, where the machine is not quiet
+QUIET = 1.05
+"""How much over a side's floor a time may be, for the machine to have been quiet."""
+
+ENOUGH = 3
+
+FLOOR_RANK, FLOOR_SHARE = 2, 20
+"""The floor is the third fastest time, of many that after the fastest twentieth: a
+clock now and then takes off some percent of one."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -67,6 +76,8 @@ class Worker:
         env = dict(os.environ)
         if num_threads is not None:
             env.update(dict.fromkeys(THREAD_VARIABLES, str(num_threads)))
+        self.program = (source, dict(variables or {}))
+        """What it runs."""
         self._timeout = timeout
         self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         # -P: this file's folder holds modules that must not shadow others
@@ -79,7 +90,7 @@ class Worker:
             env=env,
         )
         try:
-            self._ask({"source": source, "variables": dict(variables or {})})
+            self._ask({"source": source, "variables": self.program[1]})
         except BaseException:
             self.close()
             raise
@@ -88,7 +99,8 @@ class Worker:
         """Return the time in seconds of a call of ``run()``.
 
         That of the fastest of three rounds, the mean of a round of `number` calls: what
-        else the machine does makes a round slower, never faster.
+        else the machine does makes a round slower, never faster. A round of
+        `LONG_ROUND` seconds stands alone: three would miss a machine's short rests.
         """
         return self._ask({"number": number})
 
@@ -170,13 +182,22 @@ class Worker:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median seconds a call of two workers, and the median of the pairwise ratios."""
+    """Median seconds a call of two workers, and the median of the pairwise ratios.
+
+    They are of the pairs in which the machine was quiet; where that were fewer than
+    `ENOUGH`, they are the floors.
+    """
 
     first: float
     second: float
     ratio: float
     """Time of the first over time of the second: below 1 where the first is faster."""
     pairs: int
+    """How many were measured."""
+    quiet: int
+    """In how many of them nothing disturbed."""
+    floor: float
+    """Seconds of a call of the second where nothing disturbs it, as seen here."""
 
 
 def compare(
@@ -186,7 +207,8 @@ def compare(
     pairs: int = 7,
     at_least: float = 0.03,
     budget: float = 2.0,
-    precision: float | None = None,
+    patience: float = 0.0,
+    known: float | None = None,
 ) -> Comparison:
     """Measure two workers in turns.
 
@@ -201,54 +223,68 @@ def compare(
         ones and few are worse than short ones and many: neighbours in time agree.
     budget : float, default: 2.0
         Seconds after which no further pair is begun.
-    precision : float, optional
-        Go on after that until the ratio's relative standard error is below this, for
-        `LONGEST_SECONDS` at most.
+    patience : float, default: 0.0
+        Seconds up to which to go on after that where the machine has not been quiet
+        for `pairs` of them.
+    known : float, optional
+        Seconds of a call of the second on this machine when it is quiet, from an
+        earlier comparison's `floor`; without it, quiet is what is seen here.
 
     Returns
     -------
     Comparison
-        Medians over the pairs.
+        Medians over the pairs that nothing disturbed.
     """
     others = {first: second, second: first}
     numbers: dict[Worker, int] = {}
     for side, other in others.items():
         with other.suspended():
             numbers[side] = side.calibrate(at_least)
-    times: dict[Worker, list[float]] = {first: [], second: []}
-    ratios: list[float] = []
+    firsts: list[float] = []
+    seconds: list[float] = []
+    times = {first: firsts, second: seconds}
     begin = perf_counter()
 
     def go_on() -> bool:
         spent = perf_counter() - begin
-        if len(ratios) < pairs or spent < budget:
+        if len(firsts) < pairs or spent < budget:
             return True
-        wanted = precision is not None and _standard_error(ratios) > precision
-        return wanted and spent < LONGEST_SECONDS
+        return spent < patience and len(_quiet(firsts, seconds, known)) < pairs
 
     while go_on():
         # the order swaps, so that a machine growing slower favours nobody
-        for side in (first, second) if len(ratios) % 2 == 0 else (second, first):
+        turn = (first, second) if len(firsts) % 2 == 0 else (second, first)
+        for side in turn:
             with others[side].suspended():
                 times[side].append(side.seconds(numbers[side]))
-        ratios.append(times[first][-1] / times[second][-1])
+    quiet = _quiet(firsts, seconds, known)
+    floors = _floor(firsts), _floor(seconds)
+    counting = quiet if len(quiet) >= ENOUGH else [floors]
     return Comparison(
-        first=statistics.median(times[first]),
-        second=statistics.median(times[second]),
-        ratio=statistics.median(ratios),
-        pairs=len(ratios),
+        first=statistics.median(one for one, _ in counting),
+        second=statistics.median(two for _, two in counting),
+        ratio=statistics.median(one / two for one, two in counting),
+        pairs=len(firsts),
+        quiet=len(quiet),
+        floor=floors[1],
     )
 
 
-def _standard_error(ratios: list[float]) -> float:
-    """Return that of their median, relative to it, from the median deviation.
+def _floor(times: Sequence[float]) -> float:
+    """Return the time that nothing disturbs."""
+    rank = max(FLOOR_RANK, len(times) // FLOOR_SHARE)
+    return sorted(times)[min(rank, len(times) - 1)]
 
-    1.4826 makes a standard deviation of it, 1.2533 a median's error of a mean's; both
-    are those of normal numbers, and bursts of other work hardly count.
-    """
-    middle = statistics.median(ratios)
-    deviation = statistics.median(abs(ratio / middle - 1.0) for ratio in ratios)
-    return 1.2533 * 1.4826 * deviation / math.sqrt(len(ratios))
+
+def _quiet(
+    firsts: Sequence[float], seconds: Sequence[float], known: float | None
+) -> list[tuple[float, float]]:
+    """Return the pairs in which neither side was disturbed."""
+    first, second = QUIET * _floor(firsts), QUIET * _floor(seconds)
+    if known is not None:
+        second = min(second, QUIET * known)
+    both = zip(firsts, seconds, strict=True)
+    return [pair for pair in both if pair[0] <= first and pair[1] <= second]
 
 
 def _serve() -> None:
@@ -281,7 +317,10 @@ def _time(run: Any, number: int, warm: bool = True) -> float:
         start = perf_counter()
         for _ in range(number):
             run()
-        rounds.append((perf_counter() - start) / number)
+        spent = perf_counter() - start
+        rounds.append(spent / number)
+        if spent >= LONG_ROUND:
+            break
     return min(rounds)
 
 

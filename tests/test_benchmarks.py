@@ -136,6 +136,7 @@ def test_ratios_that_differ_too_much_are_short() -> None:
         "short": ratio(0.50, 0.001),
         "unknown": ratio(0.50, None),
         "worse": ratio(0.50, 0.1),
+        "restless": ratio(0.50, 0.1, quiet=False),
         "gone": ratio(0.50, 0.1),
     }
     second = {
@@ -143,6 +144,7 @@ def test_ratios_that_differ_too_much_are_short() -> None:
         "short": ratio(0.54, 0.001),
         "unknown": ratio(0.54, None),
         "worse": ratio(0.54, 0.1),
+        "restless": ratio(0.50, 0.1),
     }
     lines = list(STABILITY.table(first, second))
     assert [line.endswith("short") for line in lines] == [
@@ -150,10 +152,54 @@ def test_ratios_that_differ_too_much_are_short() -> None:
         False,
         True,
         True,
+        False,
         True,
     ]
+    assert ["restless" in line for line in lines].index(True) == 4
     assert "4.0% of 5%" in lines[0]
     assert "8.0% of 10%" in lines[1]
+
+
+QUIET = """
+import json, sys
+sys.path.insert(0, ".")
+from benchmarks import history, quiet
+from benchmarks.common import Case, Comparison, start
+
+asked = []
+
+def compare(ours, theirs, *, known, **_):
+    asked.append(known)
+    floor = 1.0 - 0.1 * len(asked) % 0.3  # 0.9, 0.8, 1.0
+    return Comparison(0.5, floor, 0.5 / floor, 7, min(len(asked) - 1, 3), floor)
+
+quiet.compare = compare
+case = Case("scores", 8, 8, 8)
+with start("numpy", case) as theirs, start("numbattn", case) as ours:
+    for sides in 3 * [(ours, theirs)] + [(theirs, ours)]:
+        quiet.measure(*sides, patience=0.0)
+known = quiet._read()
+asked[:] = []
+figures = history.figures_of(["decode_over_numpy"])
+print(json.dumps([list(known.values()), len(asked), figures]))
+"""
+
+
+def test_what_a_quiet_machine_can_is_kept_of_the_others(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET],
+        cwd=FOLDER,
+        env={**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    known, times, figures = json.loads(done.stdout.splitlines()[-1])
+    # the fewest seconds, and none of numbattn as the other side
+    assert known == [pytest.approx(0.8)]
+    # once more until enough of the pairs were quiet; then that one counts
+    assert times == 4
+    assert figures == {"decode_over_numpy": pytest.approx(0.5 / 0.9)}
 
 
 def test_ratios_are_read_from_what_asv_wrote(tmp_path: Path) -> None:
@@ -179,7 +225,7 @@ def test_ratios_are_read_from_what_asv_wrote(tmp_path: Path) -> None:
         json.dumps({name: {"unit": unit} for name, unit in units.items()})
     )
     assert STABILITY.read(file) == {
-        f"{ratio}(2048 d64, numpy)": (0.5, 0.004),
-        f"{ratio}(512, numpy)": (0.7, 0.006),
-        "history.track_x": (0.9, None),
+        f"{ratio}(2048 d64, numpy)": (0.5, 0.004, True),
+        f"{ratio}(512, numpy)": (0.7, 0.006, True),
+        "history.track_x": (0.9, None, True),
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic, sleep
+from typing import Any
 
 import psutil
 import pytest
 
-from numbattn import _timing
 from numbattn._peers import (
     ARRAYS,
     FASTEST,
@@ -19,7 +20,7 @@ from numbattn._peers import (
     start,
     variables,
 )
-from numbattn._timing import Worker, WorkerError, compare
+from numbattn._timing import Comparison, Worker, WorkerError, compare
 
 # the worker itself compares what each way of a side computes with the reference
 COMPARED = """
@@ -85,23 +86,63 @@ def test_a_side_that_is_not_timed_does_nothing() -> None:
         assert worker.seconds() > 0
 
 
-def test_it_goes_on_until_the_ratio_is_precise(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "number = 0\ndef run(): pass"
-    with Worker(source) as one, Worker(source) as other:
-        steady, noisy = itertools.repeat(2.0), itertools.cycle([1.0, 2.0, 4.0, 3.0])
-        monkeypatch.setattr(one, "seconds", lambda number=1: next(steady))
-        monkeypatch.setattr(other, "seconds", lambda number=1: 1.0)
-        assert compare(one, other, pairs=3, budget=0.0, precision=0.01).pairs == 3
-        monkeypatch.setattr(one, "seconds", lambda number=1: next(noisy))
-        assert compare(one, other, pairs=3, budget=0.0).pairs == 3
-        # a deviation of a half, over the root of the number
-        found = compare(one, other, pairs=3, budget=0.0, precision=0.4)
-        assert 3 < found.pairs < 12
-        assert (
-            compare(one, other, pairs=3, budget=0.0, precision=0.3).pairs > found.pairs
-        )
-        monkeypatch.setattr(_timing, "LONGEST_SECONDS", 0.0)
-        assert compare(one, other, pairs=3, budget=0.0, precision=0.01).pairs == 3
+QUIET = (2.0, 4.0)
+"""Seconds of both sides where nothing disturbs them."""
+BUSY = (2.4, 8.0)
+"""The same pair on a busy machine, which slows the second more."""
+
+
+@pytest.fixture
+def told() -> Iterator[Callable[..., Comparison]]:
+    """Compare two sides that are said to take certain seconds, pair by pair."""
+    with (
+        Worker("def run(): pass") as one,
+        Worker("def run(): pass") as other,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+
+        def compared(seen: Iterable[tuple[float, float]], **options: Any) -> Any:
+            columns = zip(*seen, strict=True)
+            for side, column in zip((one, other), columns, strict=True):
+                seconds = itertools.cycle(column)
+                patch.setattr(side, "calibrate", lambda at_least: 1)
+                patch.setattr(side, "seconds", lambda number, s=seconds: next(s))
+            return compare(one, other, budget=0.0, **options)
+
+        yield compared
+
+
+def test_pairs_of_a_busy_machine_do_not_count(
+    told: Callable[..., Comparison],
+) -> None:
+    found = told([BUSY] * 5 + [QUIET] * 3, pairs=8)
+    assert (found.ratio, found.pairs, found.quiet) == (0.5, 8, 3)
+    assert (found.first, found.second, found.floor) == (2.0, 4.0, 4.0)
+
+
+def test_one_time_that_a_clock_shortened_is_no_floor(
+    told: Callable[..., Comparison],
+) -> None:
+    found = told([(2.0, 3.0), (1.0, 4.0), *[QUIET] * 6], pairs=8)
+    assert (found.ratio, found.floor) == (0.5, 4.0)
+    assert found.quiet == 8
+
+
+def test_it_waits_for_a_quiet_machine(told: Callable[..., Comparison]) -> None:
+    late = [BUSY] * 50 + [QUIET] * 3
+    assert told(late, pairs=3).ratio == 0.3
+    assert told(late, pairs=3, known=4.0).quiet == 0
+    found = told(late, pairs=3, known=4.0, patience=60.0)
+    assert (found.ratio, found.pairs, found.quiet) == (0.5, 53, 3)
+
+
+def test_where_it_is_never_quiet_the_floors_count(
+    told: Callable[..., Comparison],
+) -> None:
+    found = told([BUSY, (2.3, 9.0)] * 4, pairs=8, known=4.0, patience=0.2)
+    assert found.quiet == 0
+    assert found.pairs > 8
+    assert found.ratio == 2.3 / 8.0
 
 
 def test_a_first_call_is_not_warmed() -> None:

@@ -22,11 +22,13 @@ _timing = importlib.import_module("measuring._timing")
 
 ARRAYS = _peers.ARRAYS
 Case = _peers.Case
+SOURCES = _peers.SOURCES
 installed_peers = _peers.installed_peers
 program = _peers.program
 start = _peers.start
 variables = _peers.variables
 Comparison = _timing.Comparison
+ENOUGH = _timing.ENOUGH
 Worker = _timing.Worker
 WorkerError = _timing.WorkerError
 compare = _timing.compare

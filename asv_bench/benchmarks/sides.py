@@ -15,11 +15,11 @@ from .common import (
     Comparison,
     Worker,
     WorkerError,
-    compare,
     installed_peers,
     prepared,
     start,
 )
+from .quiet import measure
 
 PEERS = ["numpy", "torch", "onnxruntime", "jax"]
 LACKING = {
@@ -28,8 +28,8 @@ LACKING = {
     "NotImplementedError",  # a peer has no operator for it
 }
 """What is raised where the measured commit lacks a name or an option."""
-PRECISION = 0.01
-"""Standard error of a ratio below which no more pairs are measured."""
+PATIENCE = 20.0
+"""Seconds that a comparison waits for a quiet machine; stability.py sets it."""
 
 Start = Callable[[], Worker]
 
@@ -79,7 +79,7 @@ class Sides(ABC):  # asv takes no abstract class for a benchmark
 
     def compared(self) -> Comparison:
         """Measure both in turns; `found` keeps it for stability.py."""
-        self.found = compare(self.ours, self.theirs, precision=PRECISION)
+        self.found = measure(self.ours, self.theirs, patience=PATIENCE)
         return self.found
 
     def lost(self) -> float:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from .common import ENOUGH, Case, Comparison, Worker, start
+from .common import ENOUGH, Case, Comparison, Worker, program, start, variables
 from .machine import fma_peak
 from .quiet import measure
 from .sides import kept
@@ -56,6 +56,7 @@ _SIDES: dict[str, tuple[Case, Callable[[Case], Worker]]] = {
     ),
 }
 _Figures = dict[str, float]
+_T = TypeVar("_T")
 _FIRST_CALL = """
 import numpy, numbattn
 x = numpy.ones((64, 64), numpy.float32)
@@ -75,21 +76,33 @@ def figures_of(names: Iterable[str]) -> _Figures:
     """Return some figures of the numbattn that a new process imports."""
     figures: _Figures = defaultdict(_no_figure)
     wanted = list(names)
-
-    def measured(name: str, part: Callable[[], Any]) -> Any:
-        try:
-            return part()
-        except Exception as error:  # a commit that cannot do this one
-            sys.stderr.write(f"{name}: {error}\n")
-        return None
-
     for name in filter(_PARTS.__contains__, wanted):
-        if (value := measured(name, _PARTS[name])) is not None:
+        if (value := _tried(name, _PARTS[name])) is not None:
             figures[name] = value
-    compared = _compared(filter(_SIDES.__contains__, wanted), measured)
+    compared = _compared(filter(_SIDES.__contains__, wanted))
     figures.update({name: each.ratio for name, each in compared.items()})
     if PEAK in compared:
         figures[PEAK] = 1.0 - 1.0 / figures[PEAK]
+    return figures
+
+
+def over_another(names: Iterable[str], package: str) -> _Figures:
+    """Return the time of each ratio's call over that of the numbattn in a folder.
+
+    What disturbs them disturbs both alike, so that this needs no quiet machine.
+    """
+    figures: _Figures = defaultdict(_no_figure)
+    there = f"import sys\nsys.path.insert(0, {package!r})\n"
+
+    def other(case: Case) -> Worker:
+        return Worker(there + program("numbattn"), variables(case))
+
+    for name in names:
+        part = partial(_import_over, f"{there}import numbattn")
+        if name in _SIDES:
+            part = partial(_compare, _SIDES[name][0], other)
+        if (found := _tried(name, part)) is not None:
+            figures[name] = getattr(found, "ratio", found)
     return figures
 
 
@@ -97,9 +110,16 @@ def _no_figure() -> float:
     return math.nan
 
 
-def _compared(
-    names: Iterable[str], measured: Callable[[str, Callable[[], Any]], Any]
-) -> dict[str, Comparison]:
+def _tried(name: str, part: Callable[[], _T]) -> _T | None:
+    """Return a figure, or say why the commit has none."""
+    try:
+        return part()
+    except Exception as error:  # whatever it is that this commit cannot do
+        sys.stderr.write(f"{name}: {error}\n")
+        return None
+
+
+def _compared(names: Iterable[str]) -> dict[str, Comparison]:
     """Compare, and once more where the machine was not quiet: that may be over then."""
     found: dict[str, Comparison] = {}
     left = list(names)
@@ -108,7 +128,7 @@ def _compared(
         for name in list(left):
             if name in found and perf_counter() - begin > PATIENCE:
                 return found
-            one = measured(name, partial(_compare, *_SIDES[name]))
+            one = _tried(name, partial(_compare, *_SIDES[name]))
             if one is None or one.quiet >= ENOUGH:
                 left.remove(name)
             # of restless minutes, the one in which the other side lost least
@@ -139,8 +159,8 @@ def _first_calls() -> tuple[float, float]:
     return cold, median(cached)
 
 
-def _import_over_numpy() -> float:
-    return median(_wall("import numbattn") / _wall("import numpy") for _ in range(5))
+def _import_over(other: str) -> float:
+    return median(_wall("import numbattn") / _wall(other) for _ in range(5))
 
 
 def _max_error() -> float:
@@ -168,7 +188,7 @@ def _max_error() -> float:
 _PARTS: dict[str, Callable[[], float]] = {
     "first_call_cold": lambda: _first_calls()[0],
     "first_call_cached": lambda: _first_calls()[1],
-    "import_over_numpy": _import_over_numpy,
+    "import_over_numpy": partial(_import_over, "import numpy"),
     "max_error": _max_error,
 }
 NAMES = (*_PARTS, *_SIDES)

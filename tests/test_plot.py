@@ -168,7 +168,9 @@ def test_other_dtypes(dtype: str) -> None:
         want = numbattn.scores(
             query.astype(float), key.astype(float), backend="reference", **given
         )
-        np.testing.assert_allclose(drawn(ax), by_cells(want, 8, "mean"), rtol=1e-4)
+        np.testing.assert_allclose(
+            drawn(ax), by_cells(want, 8, "mean"), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_half_precision_blocks_are_added_up_in_single() -> None:
@@ -250,7 +252,9 @@ def test_bars_and_their_labels() -> None:
     ax = plot.row(query, key, -1, operation="scores", top=2, key_labels=words, **given)
     scores = numbattn.scores(query, key, backend="reference", **given)[-1]
     heights = np.array([bar.get_height() for bar in ax.containers[0]])
-    np.testing.assert_allclose(np.delete(heights, 7), np.delete(scores, 7), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.delete(heights, 7), np.delete(scores, 7), rtol=1e-5, atol=1e-5
+    )
     assert np.isnan(heights[7])
     (grey,) = ax.containers[1]
     assert grey.get_x() == 6.5

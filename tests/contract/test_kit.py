@@ -16,15 +16,16 @@ from numbattn.testing import CHECKS, Check, check_backend
 Result = Any
 
 
-def test_report_of_a_right_backend(backend: str) -> None:
-    report = check_backend(backend)
+def test_report_of_a_right_backend() -> None:
+    # of the others test_contract.py runs every check by itself
+    report = check_backend("reference")
     assert report.ok, str(report)
     assert report.available
     assert report.failed == 0
     assert report.passed == len(report.checks) > 36
-    assert report.backend == backend
+    assert report.backend == "reference"
     assert max(report.worst.values()) <= 16
-    assert str(report).startswith(f"{backend}: ok, ")
+    assert str(report).startswith("reference: ok, ")
 
 
 def test_every_backend_of_the_package_computes(listed_backend: str) -> None:

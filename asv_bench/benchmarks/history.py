@@ -26,7 +26,7 @@ from .machine import fma_peak
 from .quiet import measure
 from .sides import kept
 
-PATIENCE = 40.0
+PATIENCE = 60.0
 """Seconds of comparing, after which no ratio is measured once more."""
 IMPORTS = 20
 _HEADS = Case("attention", 2048, 2048, 64, lead=(1, 8))

@@ -27,12 +27,13 @@ from types import TracebackType
 from typing import Any, Self
 
 ROUNDS = 3
-LONG_ROUND = 0.03
+LONG_ROUND = 0.03  # seconds
 
 QUIET = 1.05
 """How much over a side's floor a time may be, for the machine to have been quiet."""
 
 ENOUGH = 3
+"""Pairs of a quiet machine from which a median is taken."""
 
 FLOOR_RANK, FLOOR_SHARE = 2, 20
 """The floor is the third fastest time, of many that after the fastest twentieth: a

@@ -1,4 +1,4 @@
-"""The history: twelve figures of every commit, all taken in one go of a minute or less.
+"""The history: twelve figures of every commit, all taken in one go of a minute or so.
 
 Nothing here asks the measured numbattn for more than `scores`, `weights` and
 `attention`, so that every commit since the first can be measured. A figure that a
@@ -29,6 +29,7 @@ from .sides import kept
 PATIENCE = 60.0
 """Seconds of comparing, after which no ratio is measured once more."""
 IMPORTS = 20
+"""New interpreters, of each side."""
 _HEADS = Case("attention", 2048, 2048, 64, lead=(1, 8))
 PEAK = "fma_peak_lost"
 _SIDES: dict[str, tuple[Case, Callable[[Case], Worker]]] = {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .common import SOURCES, Comparison, Worker, compare
 
-FILE = Path.home() / ".asv-numbattn-quiet.json"
+FILE = Path(os.path.expanduser("~/.asv-numbattn-quiet.json"))
 LIBRARIES = ("numpy", "numba", "torch", "onnxruntime", "jax")
 
 

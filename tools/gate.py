@@ -3,8 +3,9 @@
 Usage, in the environment that `tox -e gate` makes: ``python tools/gate.py``. It takes
 the ratios of `asv_bench/benchmarks/history.py` of the tree as it is. One that is worse
 than the last committed figure by more than 15 % is measured again, three times in all;
-and where its best is still worse, the commit of that figure is measured here as well:
-what is slow for both is this machine, or was luck then. Only what is left fails.
+and where its best is still worse, this tree is timed in turns with the commit of that
+figure, up to three times: committed figures may have been lucky, and what disturbs one
+of the two disturbs the other. Only what is slower there each time fails.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def main(results: Path) -> None:
                 f"WORSE {line}; times of {last.commit[:8]}, here: {told(slower[name])}"
             )
         else:
-            click.echo(f"as slow as {last.commit[:8]} is here: {line}")
+            click.echo(f"not slower than {last.commit[:8]} is here: {line}")
     if slower:
         sys.exit(1)
     click.echo("no ratio is worse")

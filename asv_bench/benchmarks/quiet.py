@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .common import SOURCES, Comparison, Worker, compare
 
+# Path.home() raises where there is none, which is no reason to measure nothing
 FILE = Path(os.path.expanduser("~/.asv-numbattn-quiet.json"))
 LIBRARIES = ("numpy", "numba", "torch", "onnxruntime", "jax")
 

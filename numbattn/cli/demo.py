@@ -183,7 +183,7 @@ def _print_speed(backend: str) -> None:
         click.echo(f"\nSpeed: could not be measured ({error})")
         return
     click.echo(
-        f"\nSpeed, {case}, each library in its own process, median of {result.pairs}:\n"
+        f"\nSpeed, {case}, each library in its own process, {result.pairs} times:\n"
         f"  numbattn {result.first * 1e3:.2f} ms "
         f"({case.flops / result.first / 1e9:.0f} GFLOP/s), "
         f"NumPy {result.second * 1e3:.2f} ms: {1 / result.ratio:.2f} times as fast"
